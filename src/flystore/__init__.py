@@ -1,0 +1,1 @@
+"""flystore: storage and management of Bluesky data."""

@@ -1,0 +1,310 @@
+"""Structures: what a node's data looks like, in the form Tiled's protocol sends it.
+
+A structure says family, shape, dtype and chunking; it never says where bytes are (that is a
+`DataSource`). All classes are frozen values; `to_wire` gives plain JSON-able objects with exactly
+the keys of protocol section 2.3, `from_wire` reads them and raises `InvalidRequest` on nonsense.
+"""
+
+import base64
+import math
+from enum import StrEnum
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from .errors import InvalidRequest
+
+
+class Family(StrEnum):
+    """Structure families of the protocol; there are no others."""
+
+    ARRAY = "array"
+    AWKWARD = "awkward"
+    BYTES = "bytes"
+    CONTAINER = "container"
+    RAGGED = "ragged"
+    SPARSE = "sparse"
+    TABLE = "table"
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """A name that tells a client what a node is; order among a node's specs is significant."""
+
+    name: str
+    version: str | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"name": self.name, "version": self.version}
+
+
+BLUESKY_RUN = Spec("BlueskyRun", "3.0")
+BLUESKY_STREAM = Spec("BlueskyEventStream", "3.0")
+COMPOSITE = Spec("composite", None)
+CATALOG_OF_RUNS = Spec("CatalogOfBlueskyRuns", "3.0")
+
+
+def dtype_to_wire(dtype: np.dtype) -> dict[str, Any]:
+    """Return the protocol's BuiltinDtype or StructDtype of a numpy dtype."""
+    if dtype.fields is not None:
+        fields = []
+        for name in dtype.names or ():
+            inner = dtype.fields[name][0]
+            base, shape = inner.subdtype or (inner, ())
+            fields.append({"name": name, "dtype": dtype_to_wire(base), "shape": list(shape) or None})
+        return {"itemsize": dtype.itemsize, "fields": fields}
+    units = None
+    if dtype.kind in "mM":
+        unit, count = np.datetime_data(dtype)
+        units = None if unit == "generic" else f"[{unit}]" if count == 1 else f"[{count}{unit}]"
+    endianness = {"<": "little", ">": "big", "|": "not_applicable"}[_byte_order(dtype)]
+    return {"endianness": endianness, "kind": dtype.kind, "itemsize": dtype.itemsize, "dt_units": units}
+
+
+def _byte_order(dtype: np.dtype) -> str:
+    return dtype.str[0]
+
+
+def dtype_from_wire(wire: Any) -> np.dtype:
+    """Return the numpy dtype of a wire dtype; fields are packed in order."""
+    try:
+        if "fields" in wire:
+            return np.dtype(
+                [
+                    (field["name"], dtype_from_wire(field["dtype"]), tuple(field.get("shape") or ()))
+                    for field in wire["fields"]
+                ]
+            )
+        kind, size = wire["kind"], int(wire["itemsize"])
+        order = {"little": "<", "big": ">", "not_applicable": "|"}[wire["endianness"]]
+        if kind not in "tbiufcmMSUV" or size < 0:
+            raise ValueError(f"kind {kind!r} with itemsize {size}")
+        if kind in "mM":
+            size_text = str(size)
+        else:
+            size_text = str(size // 4 if kind == "U" else size)
+        return np.dtype(f"{order}{kind}{size_text}{wire.get('dt_units') or ''}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"this is not a dtype of the protocol: {wire!r} ({error})") from error
+
+
+class ArrayStructure(msgspec.Struct, frozen=True):
+    """Shape, dtype and chunking of an array.
+
+    Attributes
+    ----------
+    dtype : str or list
+        What `numpy.dtype` takes: ``"<f8"``, or a list of fields (a list, because msgspec keeps no dtype).
+    shape : tuple of int
+        ``()`` is a scalar; a zero length is legal.
+    chunks : tuple of tuple of int
+        Every chunk length per axis; each sums to the axis' length. A zero-length axis is ``(0,)``.
+    dims : tuple of str or None
+        One name per axis; None when nobody named them.
+    """
+
+    dtype: Any
+    shape: tuple[int, ...]
+    chunks: tuple[tuple[int, ...], ...]
+    dims: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        dtype: Any,
+        shape: tuple[int, ...],
+        chunks: tuple[tuple[int, ...], ...] | None = None,
+        dims: tuple[str, ...] | None = None,
+    ) -> Self:
+        """Return a structure; without `chunks` each axis is one chunk."""
+        npdtype = np.dtype(dtype)
+        described = npdtype.str if npdtype.fields is None else npdtype.descr
+        if chunks is None:
+            chunks = tuple((n,) for n in shape)
+        return cls(described, tuple(shape), chunks, dims)
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        if isinstance(self.dtype, str):
+            return np.dtype(self.dtype)
+        return np.dtype([_as_field(field) for field in self.dtype])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole array in bytes, decoded."""
+        return math.prod(self.shape) * self.numpy_dtype.itemsize
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "data_type": dtype_to_wire(self.numpy_dtype),
+            "chunks": [list(axis) for axis in self.chunks],
+            "shape": list(self.shape),
+            "dims": None if self.dims is None else list(self.dims),
+            "resizable": False,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> Self:
+        try:
+            shape = tuple(int(n) for n in wire["shape"])
+            chunks = tuple(tuple(int(n) for n in axis) for axis in wire["chunks"])
+            dims = None if wire.get("dims") is None else tuple(str(name) for name in wire["dims"])
+            dtype = dtype_from_wire(wire["data_type"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"this is not an array structure: {error!r}") from error
+        if any(n < 0 for n in shape) or tuple(sum(axis) for axis in chunks) != shape:
+            raise InvalidRequest(f"chunks {chunks} do not add up to the shape {shape}")
+        if dims is not None and len(dims) != len(shape):
+            raise InvalidRequest(f"{len(dims)} dimension names for {len(shape)} axes")
+        return cls.of(dtype, shape, chunks, dims)
+
+
+def _as_field(field: Any) -> Any:
+    name, dtype, *shape = field
+    inner = np.dtype([_as_field(f) for f in dtype]) if isinstance(dtype, (list, tuple)) else dtype
+    return (name, inner, tuple(shape[0])) if shape else (name, inner)
+
+
+ARROW_SCHEMA_PREFIX = "data:application/vnd.apache.arrow.file;base64,"
+
+
+class TableStructure(msgspec.Struct, frozen=True):
+    """Columns of a table.
+
+    Attributes
+    ----------
+    arrow_schema : bytes
+        The Arrow IPC schema message, as `pyarrow.Schema.serialize` gives it, pandas metadata kept.
+    columns : tuple of str
+    npartitions : int
+    """
+
+    arrow_schema: bytes
+    columns: tuple[str, ...]
+    npartitions: int = 1
+
+    @classmethod
+    def of(cls, schema: pa.Schema, npartitions: int = 1) -> Self:
+        return cls(schema.serialize().to_pybytes(), tuple(schema.names), npartitions)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(self.arrow_schema))
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "arrow_schema": ARROW_SCHEMA_PREFIX + base64.b64encode(self.arrow_schema).decode(),
+            "npartitions": self.npartitions,
+            "columns": list(self.columns),
+            "resizable": False,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> Self:
+        try:
+            text = wire["arrow_schema"]
+            if not text.startswith(ARROW_SCHEMA_PREFIX):
+                raise ValueError("arrow_schema lacks its data: prefix")
+            raw = base64.b64decode(text[len(ARROW_SCHEMA_PREFIX) :], validate=True)
+            pa.ipc.read_schema(pa.py_buffer(raw))
+            return cls(raw, tuple(str(name) for name in wire["columns"]), int(wire["npartitions"]))
+        except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowInvalid, OSError) as error:
+            raise InvalidRequest(f"this is not a table structure: {error!r}") from error
+
+
+class RaggedStructure(msgspec.Struct, frozen=True):
+    """Rows of unequal length.
+
+    Attributes
+    ----------
+    dtype : str
+    shape : tuple of (int or None)
+        None marks a ragged axis.
+    size : int
+        Number of values in all rows together.
+    dims : tuple of str or None
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+    size: int
+    dims: tuple[str, ...] | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "data_type": dtype_to_wire(np.dtype(self.dtype)),
+            "shape": list(self.shape),
+            "size": self.size,
+            "chunks": [None if n is None else [n] for n in self.shape],
+            "dims": None if self.dims is None else list(self.dims),
+            "resizable": False,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> Self:
+        try:
+            return cls(
+                dtype_from_wire(wire["data_type"]).str,
+                tuple(None if n is None else int(n) for n in wire["shape"]),
+                int(wire["size"]),
+                None if wire.get("dims") is None else tuple(wire["dims"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"this is not a ragged structure: {error!r}") from error
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """One file or directory of a data source.
+
+    Attributes
+    ----------
+    data_uri : str
+        As the writer called it; path maps are applied when it is read, never here.
+    parameter : str
+        The reader's argument it fills: ``data_uri`` (single) or ``data_uris`` (list).
+    num : int or None
+        Ordering key among the assets of a list, not an index.
+    size : int or None
+        Bytes, if known.
+    """
+
+    data_uri: str
+    is_directory: bool = False
+    parameter: str = "data_uris"
+    num: int | None = None
+    size: int | None = None
+    id: int | None = None
+
+
+class Management(StrEnum):
+    """Who may change or delete the bytes of a data source."""
+
+    EXTERNAL = "external"
+    IMMUTABLE = "immutable"
+    LOCKED = "locked"
+    WRITABLE = "writable"
+
+
+class DataSource(msgspec.Struct, frozen=True):
+    """How a node's data is stored and in which files.
+
+    `structure` is the wire form (a plain dict) as registered or announced; what is readable now is
+    the node's, worked out from this and the last observation.
+    """
+
+    family: Family
+    mimetype: str
+    structure: dict[str, Any]
+    parameters: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    assets: tuple[Asset, ...] = ()
+    management: Management = Management.EXTERNAL
+    id: int | None = None
+
+
+SEGMENTS_MIMETYPE = "application/x-tiled-sql-table"
+"""Slow data kept in segments, shown as the appendable table that clients of the protocol know."""
+
+SEGMENT_ARRAY_MIMETYPE = "application/x-flystore-segments"
+"""One array-valued column of slow data, kept in the segments of its stream."""
