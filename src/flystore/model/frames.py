@@ -1,0 +1,314 @@
+"""Frames: documents as the journal, the wire and the log carry them, byte for byte the same.
+
+A frame is
+
+    length  u32 little-endian   bytes of payload
+    crc     u32 little-endian   CRC-32C of payload
+    payload msgpack array       its first element is the kind
+
+=====  ======================================================================================
+kind   payload
+=====  ======================================================================================
+0      ``[0, name, document]``                a document as it is
+1      ``[1, id, keys, descriptor, data keys, timestamp keys, filled keys]``   a template
+2      ``[2, id, uid, seq_num, time, data, timestamps, filled]``   an event against a template
+=====  ======================================================================================
+
+Events of one descriptor repeat their key names; a template holds them once and the event is a row
+of values. An event that does not fit (an extra field, keys that are no strings) goes verbatim. The
+*ordinal* of a document is its index in its run, from 0 (the start); templates have none.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import google_crc32c
+import msgspec
+
+from .encoding import _PACK, _PLAIN, decode, encode, prepare
+from .errors import Damaged, InvalidRequest
+
+HEADER = struct.Struct("<II")
+DIGEST_BYTES = 16
+MAX_PAYLOAD_BYTES = 1 << 30
+"""A longer frame is taken for a bad length, not read."""
+
+MAX_TEMPLATES = 256
+"""Per run; a run whose events differ more than that goes on verbatim, so state stays small."""
+
+_DOCUMENT, _TEMPLATE, _ROW = 0, 1, 2
+_FIELDS = frozenset({"uid", "descriptor", "seq_num", "time", "data", "timestamps", "filled"})
+_NEEDED = _FIELDS - {"filled"}
+
+FRAMES_MIMETYPE = "application/x-flystore-frames"
+
+
+def frame(payload: bytes) -> bytes:
+    """Return `payload` with its length and checksum in front."""
+    return HEADER.pack(len(payload), google_crc32c.value(payload)) + payload
+
+
+class Scan(NamedTuple):
+    """What `scan` found.
+
+    Attributes
+    ----------
+    spans : list of (int, int)
+        Start and stop offset of each good payload.
+    valid : int
+        Length in bytes of the prefix that is whole and good.
+    problem : str or None
+        Why it ends there; None if the buffer ends with a whole frame.
+    torn : bool
+        True if the buffer just ends inside a frame, as after a power cut; False for damage.
+    """
+
+    spans: list[tuple[int, int]]
+    valid: int
+    problem: str | None
+    torn: bool
+
+
+def scan(buffer: bytes | bytearray | memoryview) -> Scan:
+    """Walk the frames of `buffer` until it ends or one is bad; never raises."""
+    view = memoryview(buffer)
+    spans: list[tuple[int, int]] = []
+    at, end = 0, len(view)
+    while at < end:
+        if end - at < HEADER.size:
+            return Scan(spans, at, f"frame {len(spans)} at offset {at} ends inside its header", True)
+        length, crc = HEADER.unpack_from(view, at)
+        start = at + HEADER.size
+        if length > MAX_PAYLOAD_BYTES:
+            return Scan(spans, at, f"frame {len(spans)} at offset {at} claims {length} bytes", False)
+        if start + length > end:
+            missing = start + length - end
+            return Scan(spans, at, f"frame {len(spans)} at offset {at} lacks its last {missing} bytes", True)
+        if google_crc32c.value(bytes(view[start : start + length])) != crc:
+            # A wrong checksum on the very last frame is what a cut inside its pages looks like.
+            last = start + length == end
+            return Scan(spans, at, f"frame {len(spans)} at offset {at} fails its checksum", last)
+        spans.append((start, start + length))
+        at = start + length
+    return Scan(spans, at, None, False)
+
+
+def split_frames(
+    buffer: bytes | bytearray | memoryview, *, where: str = ""
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield (offset of the frame, payload) for each frame.
+
+    Raises
+    ------
+    Damaged
+        At the first frame that is cut or fails its checksum; names `where`, frame and offset.
+    """
+    view = memoryview(buffer)
+    found = scan(view)
+    for start, stop in found.spans:
+        yield start - HEADER.size, view[start:stop]
+    if found.problem is not None:
+        raise Damaged(
+            f"{where}: {found.problem}" if where else found.problem, where=where, offset=found.valid
+        )
+
+
+def kind_of(payload: bytes | memoryview) -> int:
+    """Return the kind of a payload without decoding it.
+
+    Raises
+    ------
+    InvalidRequest
+        If it does not begin like a payload.
+    """
+    if len(payload) < 2 or payload[0] & 0xF0 != 0x90 or payload[1] > _ROW:
+        raise InvalidRequest("a frame's payload begins like no document and no template")
+    return payload[1]
+
+
+def is_document(payload: bytes | memoryview) -> bool:
+    """Return whether a payload has an ordinal; looks at two bytes."""
+    return kind_of(payload) != _TEMPLATE
+
+
+class _Template(NamedTuple):
+    id: int
+    keys: tuple[str, ...]
+    descriptor: str
+    data: tuple[str, ...]
+    timestamps: tuple[str, ...]
+    filled: tuple[str, ...] | None
+
+
+class FrameEncoder:
+    """Turns the documents of one run into payloads; remembers the templates it made."""
+
+    def __init__(self) -> None:
+        self._templates: dict[str, _Template] = {}
+        self._made: dict[_Template, _Template] = {}
+
+    def encode(self, name: str, doc: Mapping[str, Any]) -> list[bytes]:
+        """Return the payloads of one document: itself, or a new template and itself. Never refuses."""
+        if name == "event":
+            encoded = self._encode_event(doc)
+            if encoded is not None:
+                return encoded
+        return [encode([_DOCUMENT, name, doc])]
+
+    def _encode_event(self, doc: Mapping[str, Any]) -> list[bytes] | None:
+        """Return the event as a row, or None if it does not fit one."""
+        try:
+            data, timestamps, filled = doc["data"], doc["timestamps"], doc.get("filled")
+            template = self._templates.get(doc["descriptor"])
+            if (
+                template is None
+                or tuple(doc) != template.keys
+                or tuple(data) != template.data
+                or tuple(timestamps) != template.timestamps
+                or (None if filled is None else tuple(filled)) != template.filled
+            ):
+                template, new = self._template_for(doc)
+                if template is None:
+                    return None
+            else:
+                new = None
+            row = [
+                _ROW,
+                template.id,
+                doc["uid"],
+                doc["seq_num"],
+                doc["time"],
+                _values(data),
+                _values(timestamps),
+                None if filled is None else _values(filled),
+            ]
+            if not _PLAIN.issuperset(map(type, row[2:5])):
+                row[2:5] = [prepare(value) for value in row[2:5]]
+            payload = _PACK(row)
+        except (KeyError, AttributeError, TypeError, OverflowError, UnicodeEncodeError):
+            # Whatever is odd about it, verbatim holds it; the projection says what is odd.
+            return None
+        return [payload] if new is None else [new, payload]
+
+    def _template_for(self, doc: Mapping[str, Any]) -> tuple[_Template | None, bytes | None]:
+        """Return a template that fits, and its payload if it is new; (None, None) if none can."""
+        keys = tuple(doc)
+        data, timestamps, filled = doc["data"], doc["timestamps"], doc.get("filled")
+        if not (_NEEDED <= set(keys) <= _FIELDS) or ("filled" in doc and filled is None):
+            return None, None
+        names = (*data, *timestamps, *(filled or ()), doc["descriptor"])
+        if not all(type(name) is str for name in names):
+            return None, None
+        wanted = _Template(
+            0,
+            keys,
+            doc["descriptor"],
+            tuple(data),
+            tuple(timestamps),
+            None if filled is None else tuple(filled),
+        )
+        known = self._made.get(wanted)
+        if known is not None:
+            self._templates[wanted.descriptor] = known
+            return known, None
+        if len(self._made) >= MAX_TEMPLATES:
+            return None, None
+        made = wanted._replace(id=len(self._made))
+        payload = _PACK([_TEMPLATE, *made])
+        self._made[wanted] = self._templates[wanted.descriptor] = made
+        return made, payload
+
+
+def _values(mapping: Mapping[str, Any]) -> list[Any]:
+    values = list(mapping.values())
+    if _PLAIN.issuperset(map(type, values)):
+        return values
+    return [prepare(value) for value in values]
+
+
+class FrameDecoder:
+    """Turns the payloads of one run back into documents.
+
+    Parameters
+    ----------
+    templates : dict of int to bytes, optional
+        Payloads of templates met before, by id: what `templates` was when decoding stopped.
+    """
+
+    def __init__(self, templates: Mapping[int, bytes] | None = None) -> None:
+        self.templates: dict[int, bytes] = {}
+        self._parsed: dict[int, _Template] = {}
+        self._keys: dict[int, bytes] = {}
+        for payload in (templates or {}).values():
+            self._learn(payload)
+
+    def decode(self, payload: bytes | memoryview) -> tuple[str, dict[str, Any]] | None:
+        """Return (name, document), or None if the payload is a template, which is kept.
+
+        Raises
+        ------
+        InvalidRequest
+            If the payload is none of the kinds, or its template was never seen.
+        """
+        kind = kind_of(payload)
+        if kind == _TEMPLATE:
+            self._learn(payload)
+            return None
+        fields = decode(payload)
+        if kind == _DOCUMENT:
+            if len(fields) != 3 or not isinstance(fields[1], str) or not isinstance(fields[2], dict):
+                raise InvalidRequest("a document frame holds no name and mapping")
+            return fields[1], fields[2]
+        return "event", self._event(fields)
+
+    def digest(self, payload: bytes | memoryview) -> bytes:
+        """Return 16 bytes that tell this document from another; a row's template counts as part of it."""
+        if kind_of(payload) != _ROW:
+            return hashlib.blake2b(payload, digest_size=DIGEST_BYTES).digest()
+        return hashlib.blake2b(payload, digest_size=DIGEST_BYTES, key=self._key(payload)).digest()
+
+    def _key(self, payload: bytes | memoryview) -> bytes:
+        head = bytes(payload[2:5])
+        number = head[0]
+        if number == 0xCC:
+            number = head[1]
+        elif number > 0x7F:
+            number = -1
+        try:
+            return self._keys[number]
+        except KeyError:
+            raise InvalidRequest(
+                f"an event refers to template {number}, which was never sent", template=number
+            ) from None
+
+    def _learn(self, payload: bytes | memoryview) -> None:
+        raw = bytes(payload)
+        try:
+            fields = msgspec.convert(decode(raw)[1:], _Template)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise InvalidRequest(f"a template frame is malformed: {error}") from error
+        if not 0 <= fields.id < MAX_TEMPLATES:
+            raise InvalidRequest(f"template {fields.id} is beyond the {MAX_TEMPLATES} a run may have")
+        self.templates[fields.id] = raw
+        self._parsed[fields.id] = fields
+        self._keys[fields.id] = hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()
+
+    def _event(self, fields: list[Any]) -> dict[str, Any]:
+        try:
+            _, number, uid, seq_num, time, data, timestamps, filled = fields
+            template = self._parsed[number]
+            parts: dict[str, Any] = {
+                "uid": uid,
+                "descriptor": template.descriptor,
+                "seq_num": seq_num,
+                "time": time,
+                "data": dict(zip(template.data, data, strict=True)),
+                "timestamps": dict(zip(template.timestamps, timestamps, strict=True)),
+            }
+            if template.filled is not None:
+                parts["filled"] = dict(zip(template.filled, filled, strict=True))
+            return {key: parts[key] for key in template.keys}
+        except (KeyError, ValueError, TypeError) as error:
+            raise InvalidRequest(f"an event does not fit its template: {error!r}") from error
