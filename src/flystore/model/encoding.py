@@ -7,7 +7,7 @@ else is one msgpack extension type each; the numbers below are stored data and n
 ====  =================  ====================================================================
 code  value              payload
 ====  =================  ====================================================================
-1     numpy scalar       ``dtype.str``, a zero byte, the item's bytes
+1     numpy scalar       ``dtype.str``, a zero byte, the item's bytes (a record: as an array of no axes)
 2     numpy array        msgpack ``[dtype, shape, order, bytes]``; order ``"C"`` or ``"F"``
 3     tuple              msgpack array
 4     set                msgpack array, sorted by the encoding of its members
@@ -22,7 +22,8 @@ code  value              payload
 13    mapping            msgpack array of key, value, key, value … (a key is not a str)
 14    odd text           UTF-8 with lone surrogates passed through
 15    opaque             msgpack ``[type name, repr]``; comes back as `Opaque`
-16    object array       msgpack ``[shape, order, members]``
+16    object array       msgpack ``[shape, order, members]``; arrays of variable-width text too
+17    masked array       msgpack ``[values, mask]``, two arrays
 ====  =================  ====================================================================
 
 Equal values give equal bytes, so a hash of the encoding is a hash of the value. Subclasses of the
@@ -32,8 +33,11 @@ value must not stop an acquisition.
 """
 
 import datetime
+import math
+import re
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -42,10 +46,14 @@ import numpy as np
 from .errors import InvalidRequest
 
 MAX_DEPTH = 64
-"""Containers nested deeper than this are kept as `Opaque`; decoding deeper input is refused."""
+"""Containers nested deeper than this are kept as `Opaque`."""
+
+_MAX_DECODED_DEPTH = 2 * MAX_DEPTH
+"""Deeper input is refused; twice, because frames and extension types add levels of their own."""
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
-_NDARRAY, _TUPLE, _BIG_INT, _MAPPING, _ODD_TEXT, _OPAQUE, _OBJECTS = 2, 3, 11, 13, 14, 15, 16
+_SCALAR, _NDARRAY, _TUPLE, _BIG_INT, _MAPPING, _ODD_TEXT = 1, 2, 3, 11, 13, 14
+_OPAQUE, _OBJECTS, _MASKED = 15, 16, 17
 _PACK = msgspec.msgpack.Encoder().encode
 _COMPLEX = struct.Struct("<dd")
 _Ext = msgspec.msgpack.Ext
@@ -76,9 +84,36 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
         If `data` is not one; truncated, nested deeper than allowed, or an unknown extension.
     """
     try:
-        return _UNPACK(data)
-    except (msgspec.DecodeError, RecursionError, ValueError, TypeError, OverflowError, struct.error) as error:
+        value = _UNPACKERS[0](data)
+        _require_shallow(value, data)
+    except (
+        msgspec.DecodeError,
+        RecursionError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        struct.error,
+    ) as error:
         raise InvalidRequest(f"these bytes are not in the canonical encoding: {error}") from error
+    return value
+
+
+def _require_shallow(value: Any, data: bytes | bytearray | memoryview) -> None:
+    # Each container costs one byte that can begin one, and counting bytes is cheaper than walking.
+    if len(data) - len(bytes(data).translate(None, _CONTAINER_HEADS)) <= _MAX_DECODED_DEPTH:
+        return
+    level = [[value]]
+    for _ in range(_MAX_DECODED_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if type(node) is dict else node)
+            if type(child) in _CONTAINERS
+        ]
+        if not level:
+            return
+    raise ValueError(f"containers nest deeper than {_MAX_DECODED_DEPTH}")
 
 
 def prepare(value: Any, careful: bool = False, depth: int = 0) -> Any:
@@ -142,20 +177,60 @@ def _pairs(value: Mapping[Any, Any], careful: bool, depth: int) -> Any:
 def _prepare_other(value: Any, careful: bool, depth: int) -> Any:
     """Subclasses, numpy scalars, and what nobody thought of."""
     if isinstance(value, np.generic) and value.dtype.kind != "O":
-        return _Ext(1, value.dtype.str.encode() + b"\0" + value.tobytes())
+        return _wrap_scalar(value)
+    if isinstance(value, np.ma.MaskedArray):
+        parts = np.asarray(value.data), np.ma.getmaskarray(value)
+        return _Ext(_MASKED, _PACK([_wrap_array(part, careful, depth) for part in parts]))
     if isinstance(value, np.ndarray):
         return _wrap_array(np.asarray(value), careful, depth)
     if isinstance(value, Mapping):
         return _prepare_mapping(dict(value), careful, depth)
-    for base in (str, int, float, bytes, tuple, list, frozenset, set, bytearray):
+    for base, plain in _TO_BUILTIN.items():
         if isinstance(value, base):
-            return prepare(base(value), careful, depth)
+            return prepare(plain(value), careful, depth)
     if isinstance(value, memoryview):
         return bytes(value)
-    for moment in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta):
+    for moment in (datetime.datetime, datetime.date, datetime.time):
         if isinstance(value, moment):
-            return _WRAPPERS[moment](value, careful, depth)
+            return _wrap_moment(moment, value)
+    if isinstance(value, datetime.timedelta):
+        return _WRAPPERS[datetime.timedelta](value, careful, depth)
     return _opaque(value)
+
+
+# The type's own conversion: an enum member's str() is its name, not its value.
+_TO_BUILTIN: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    bytes: bytes,
+    tuple: tuple,
+    list: list,
+    frozenset: frozenset,
+    set: set,
+    bytearray: bytearray,
+}
+
+
+def _wrap_moment(kind: Any, value: Any) -> Any:
+    """Keep a subclass as its built-in, if its text is one; pandas' NaT says it is a datetime."""
+    try:
+        return _WRAPPERS[kind](kind.fromisoformat(value.isoformat()), False, 0)
+    except (ValueError, TypeError):
+        return _opaque(value)
+
+
+def _wrap_scalar(value: np.generic) -> Any:
+    if value.dtype.hasobject:
+        return _opaque(value)
+    if value.dtype.fields is not None:
+        return _Ext(_SCALAR, _PACK(_wrap_array(np.asarray(value), False, 0)))
+    name, raw = value.dtype.str, value.tobytes()
+    if isinstance(value, np.str_):  # numpy pads an empty text to one character
+        name, raw = f"<U{len(value)}", value.encode("utf-32-le", "surrogatepass")
+    elif isinstance(value, np.bytes_):
+        name, raw = f"|S{len(value)}", bytes(value)
+    return _Ext(_SCALAR, name.encode() + b"\0" + raw)
 
 
 def _opaque(value: Any) -> Any:
@@ -174,6 +249,8 @@ def _wrap_array(value: np.ndarray, careful: bool, depth: int) -> Any:
             return _opaque(value)
         members = [prepare(item, careful, depth + 1) for item in value.ravel(order).tolist()]
         return _Ext(_OBJECTS, _PACK([list(value.shape), order, members]))
+    if value.dtype.itemsize == 0 and value.size:
+        return _opaque(value)  # no bytes, any shape: nothing would bound what decoding makes of it
     described = value.dtype.str if value.dtype.fields is None else _describe(value.dtype)
     return _Ext(_NDARRAY, _PACK([described, list(value.shape), order, value.tobytes(order)]))
 
@@ -195,8 +272,14 @@ def _describe(dtype: np.dtype) -> Any:
     }
 
 
+_SIMPLE_DTYPE = re.compile(r"[<>|]([biufcSUV]\d{1,10}|[mM]8(\[\d{0,10}[a-zA-Z]{1,7}\])?)")
+
+
 def _undescribe(described: Any) -> np.dtype:
     if isinstance(described, str):
+        # numpy.dtype takes a small language; only what dtype.str writes may reach it.
+        if not _SIMPLE_DTYPE.fullmatch(described):
+            raise ValueError(f"{described[:40]!r} is no dtype")
         return np.dtype(described)
     return np.dtype(
         {
@@ -244,58 +327,126 @@ _WRAPPERS: dict[type, Callable[[Any, bool, int], Any]] = {
 }
 
 
-def _unwrap_scalar(data: bytes) -> Any:
-    name, _, raw = data.partition(b"\0")
-    dtype = np.dtype(name.decode())
-    return np.frombuffer(raw, dtype, 1)[0]
+Unpack = Callable[[bytes | bytearray | memoryview], Any]
 
 
-def _unwrap_array(data: bytes) -> np.ndarray:
-    described, shape, order, raw = _UNPACK(data)
-    dtype = _undescribe(described)
-    if dtype.itemsize == 0:
-        return np.zeros(shape, dtype, order)
-    # A copy: arrays of documents are writable, and must not keep a whole batch alive.
-    return np.frombuffer(raw, dtype).reshape(shape, order=order).copy(order)
+def _unwrap_scalar(data: memoryview, unpack: Unpack) -> Any:
+    if data[:1] not in (b"<", b">", b"|"):
+        record = unpack(data)
+        if type(record) is not np.ndarray or record.shape != () or record.dtype.fields is None:
+            raise ValueError("a numpy scalar is no record")
+        return record[()]
+    name, _, raw = bytes(data).partition(b"\0")
+    dtype = _undescribe(name.decode())
+    if len(raw) != dtype.itemsize:
+        raise ValueError(f"{len(raw)} bytes for a numpy scalar of {dtype.itemsize}")
+    if dtype.kind in "SUV":  # taken from an array, text would lose the zeros at its end
+        return _FROM_BYTES[dtype.kind](raw)
+    return np.frombuffer(raw, dtype)[0]
 
 
-def _unwrap_objects(data: bytes) -> np.ndarray:
-    shape, order, members = _UNPACK(data)
-    flat = np.empty(len(members), object)
-    flat[:] = members
-    return flat.reshape(shape, order=order)
-
-
-def _unwrap_mapping(data: bytes) -> dict[Any, Any]:
-    flat = _UNPACK(data)
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-_UNWRAPPERS: dict[int, Callable[[bytes], Any]] = {
-    1: _unwrap_scalar,
-    _NDARRAY: _unwrap_array,
-    _TUPLE: lambda data: tuple(_UNPACK(data)),
-    4: lambda data: set(_UNPACK(data)),
-    5: lambda data: frozenset(_UNPACK(data)),
-    6: lambda data: complex(*_COMPLEX.unpack(data)),
-    7: lambda data: datetime.datetime.fromisoformat(data.decode()),
-    8: lambda data: datetime.date.fromisoformat(data.decode()),
-    9: lambda data: datetime.time.fromisoformat(data.decode()),
-    10: lambda data: datetime.timedelta(*_UNPACK(data)),
-    _BIG_INT: lambda data: int.from_bytes(data, "big", signed=True),
-    12: bytearray,
-    _MAPPING: _unwrap_mapping,
-    _ODD_TEXT: lambda data: data.decode("utf-8", "surrogatepass"),
-    _OPAQUE: lambda data: Opaque(*_UNPACK(data)),
-    _OBJECTS: _unwrap_objects,
+_FROM_BYTES: dict[str, Callable[[bytes], np.generic]] = {
+    "S": np.bytes_,
+    "U": lambda raw: np.str_(raw.decode("utf-32-le", "surrogatepass")),
+    "V": np.void,
 }
 
 
-def _ext_hook(code: int, data: memoryview) -> Any:
+def _unwrap_array(data: memoryview, unpack: Unpack) -> np.ndarray:
+    described, shape, order, raw = unpack(data)
+    dtype, shape = _undescribe(described), _shape(shape)
+    size = math.prod(shape)
+    if type(raw) is not bytes or len(raw) != size * dtype.itemsize or (size and not raw):
+        raise ValueError(f"{len(raw)} bytes for an array of {size} items of {dtype.itemsize} bytes")
+    # A copy: arrays of documents are writable, and must not keep a whole batch alive.
+    return np.ndarray(shape, dtype, raw, order=_order(order)).copy(order)
+
+
+def _unwrap_objects(data: memoryview, unpack: Unpack) -> np.ndarray:
+    shape, order, members = unpack(data)
+    if type(members) is not list or len(members) != math.prod(_shape(shape)):
+        raise ValueError(f"{len(members)} members for an array of shape {shape}")
+    flat = np.empty(len(members), object)
+    for index, member in enumerate(members):  # one by one: numpy would take members that are lists apart
+        flat[index] = member
+    return flat.reshape(shape, order=_order(order))
+
+
+def _unwrap_masked(data: memoryview, unpack: Unpack) -> np.ma.MaskedArray:
+    values, mask = unpack(data)
+    if type(values) is not np.ndarray or type(mask) is not np.ndarray or values.shape != mask.shape:
+        raise ValueError("a masked array is no pair of arrays")
+    return np.ma.MaskedArray(values, mask)
+
+
+def _shape(lengths: Any) -> tuple[int, ...]:
+    if type(lengths) is not list or not all(type(n) is int and n >= 0 for n in lengths):
+        raise ValueError(f"{lengths!r:.40} is no shape")
+    return tuple(lengths)
+
+
+def _order(order: Any) -> Any:
+    if order not in ("C", "F"):
+        raise ValueError(f"{order!r:.40} is no order of an array")
+    return order
+
+
+def _members(data: memoryview, unpack: Unpack) -> list[Any]:
+    members = unpack(data)
+    if type(members) is not list:
+        raise TypeError("an extension type holds no array of members")
+    return members
+
+
+def _unwrap_mapping(data: memoryview, unpack: Unpack) -> dict[Any, Any]:
+    flat = _members(data, unpack)
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _unwrap_opaque(data: memoryview, unpack: Unpack) -> Opaque:
+    type_name, text = _members(data, unpack)
+    if type(type_name) is not str or type(text) is not str:
+        raise TypeError("an opaque value is no pair of texts")
+    return Opaque(type_name, text)
+
+
+def _unwrap_text(parse: Callable[[str], Any]) -> Callable[[memoryview, Unpack], Any]:
+    return lambda data, unpack: parse(str(data, "ascii"))
+
+
+_UNWRAPPERS: dict[int, Callable[[memoryview, Unpack], Any]] = {
+    _SCALAR: _unwrap_scalar,
+    _NDARRAY: _unwrap_array,
+    _TUPLE: lambda data, unpack: tuple(_members(data, unpack)),
+    4: lambda data, unpack: set(_members(data, unpack)),
+    5: lambda data, unpack: frozenset(_members(data, unpack)),
+    6: lambda data, unpack: complex(*_COMPLEX.unpack(data)),
+    7: _unwrap_text(datetime.datetime.fromisoformat),
+    8: _unwrap_text(datetime.date.fromisoformat),
+    9: _unwrap_text(datetime.time.fromisoformat),
+    10: lambda data, unpack: datetime.timedelta(*_members(data, unpack)),
+    _BIG_INT: lambda data, unpack: int.from_bytes(data, "big", signed=True),
+    12: lambda data, unpack: bytearray(data),
+    _MAPPING: _unwrap_mapping,
+    _ODD_TEXT: lambda data, unpack: str(data, "utf-8", "surrogatepass"),
+    _OPAQUE: _unwrap_opaque,
+    _OBJECTS: _unwrap_objects,
+    _MASKED: _unwrap_masked,
+}
+
+
+def _unwrap(depth: int, code: int, data: memoryview) -> Any:
     unwrap = _UNWRAPPERS.get(code)
     if unwrap is None:
         raise ValueError(f"unknown extension type {code}")
-    return unwrap(bytes(data))
+    if depth >= _MAX_DECODED_DEPTH:
+        raise ValueError(f"extension types nest deeper than {_MAX_DECODED_DEPTH}")
+    return unwrap(data, _UNPACKERS[depth + 1])
 
 
-_UNPACK = msgspec.msgpack.Decoder(ext_hook=_ext_hook).decode
+_UNPACKERS: list[Unpack] = [
+    msgspec.msgpack.Decoder(ext_hook=partial(_unwrap, depth)).decode
+    for depth in range(_MAX_DECODED_DEPTH + 1)
+]
+_CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
+_CONTAINER_HEADS = bytes([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)])

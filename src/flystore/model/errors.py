@@ -43,7 +43,7 @@ class FlystoreError(Exception):
 
     kind: ClassVar[str] = "error"
 
-    def __init__(self, message: str, **facts: Any) -> None:
+    def __init__(self, message: str, /, **facts: Any) -> None:
         super().__init__(message)
         self.message = message
         self.facts = facts
@@ -207,5 +207,6 @@ def error_of_kind(kind: str, message: str, facts: dict[str, Any] | None = None) 
 
     An unknown `kind` (a newer service) gives a plain `FlystoreError`.
     """
-    by_kind = {cls.kind: cls for cls in _tree(FlystoreError)}
+    # Reversed: a class that inherits its kind must not stand for the one that has it.
+    by_kind = {cls.kind: cls for cls in reversed(_tree(FlystoreError))}
     return by_kind.get(kind, FlystoreError)(message, **(facts or {}))

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 import msgspec
+import numpy as np
 
 from .encoding import _PACK, _PLAIN, decode, encode, prepare
 from .errors import Damaged, InvalidRequest
@@ -46,7 +47,7 @@ FRAMES_MIMETYPE = "application/x-flystore-frames"
 
 
 def frame(payload: bytes) -> bytes:
-    """Return `payload` with its length and checksum in front."""
+    """Return `payload`, which must not be empty, with its length and checksum in front."""
     return HEADER.pack(len(payload), google_crc32c.value(payload)) + payload
 
 
@@ -62,7 +63,7 @@ class Scan(NamedTuple):
     problem : str or None
         Why it ends there; None if the buffer ends with a whole frame.
     torn : bool
-        True if the buffer just ends inside a frame, as after a power cut; False for damage.
+        True if the buffer just ends inside a frame or in zeros, as after a power cut; False for damage.
     """
 
     spans: list[tuple[int, int]]
@@ -81,6 +82,10 @@ def scan(buffer: bytes | bytearray | memoryview) -> Scan:
             return Scan(spans, at, f"frame {len(spans)} at offset {at} ends inside its header", True)
         length, crc = HEADER.unpack_from(view, at)
         start = at + HEADER.size
+        if length == 0:
+            # Nothing but zeros is what a power cut leaves where a file grew and its data was not written.
+            zeros = not np.frombuffer(view[at:], np.uint8).any()
+            return Scan(spans, at, f"frame {len(spans)} at offset {at} is empty", zeros)
         if length > MAX_PAYLOAD_BYTES:
             return Scan(spans, at, f"frame {len(spans)} at offset {at} claims {length} bytes", False)
         if start + length > end:
@@ -190,7 +195,12 @@ class FrameEncoder:
         except (KeyError, AttributeError, TypeError, OverflowError, UnicodeEncodeError):
             # Whatever is odd about it, verbatim holds it; the projection says what is odd.
             return None
-        return [payload] if new is None else [new, payload]
+        self._templates[template.descriptor] = template
+        if new is None:
+            return [payload]
+        # Only now: a template that is not sent must not be referred to later.
+        self._made[template._replace(id=0)] = template
+        return [new, payload]
 
     def _template_for(self, doc: Mapping[str, Any]) -> tuple[_Template | None, bytes | None]:
         """Return a template that fits, and its payload if it is new; (None, None) if none can."""
@@ -211,14 +221,11 @@ class FrameEncoder:
         )
         known = self._made.get(wanted)
         if known is not None:
-            self._templates[wanted.descriptor] = known
             return known, None
         if len(self._made) >= MAX_TEMPLATES:
             return None, None
         made = wanted._replace(id=len(self._made))
-        payload = _PACK([_TEMPLATE, *made])
-        self._made[wanted] = self._templates[wanted.descriptor] = made
-        return made, payload
+        return made, _PACK([_TEMPLATE, *made])
 
 
 def _values(mapping: Mapping[str, Any]) -> list[Any]:
@@ -270,12 +277,9 @@ class FrameDecoder:
         return hashlib.blake2b(payload, digest_size=DIGEST_BYTES, key=self._key(payload)).digest()
 
     def _key(self, payload: bytes | memoryview) -> bytes:
-        head = bytes(payload[2:5])
-        number = head[0]
-        if number == 0xCC:
-            number = head[1]
-        elif number > 0x7F:
-            number = -1
+        number = -1
+        if len(payload) > 3:
+            number = payload[3] if payload[2] == 0xCC else payload[2]
         try:
             return self._keys[number]
         except KeyError:

@@ -7,6 +7,8 @@ the keys of protocol section 2.3, `from_wire` reads them and raises `InvalidRequ
 
 import base64
 import math
+import operator
+import re
 from enum import StrEnum
 from typing import Any, Self
 
@@ -66,8 +68,26 @@ def _byte_order(dtype: np.dtype) -> str:
     return dtype.str[0]
 
 
+_UNITS = re.compile(r"\[\d{0,9}[a-zA-Z]{1,7}\]")
+_MAX_ITEM_BYTES = (1 << 31) - 1  # numpy's own limit
+
+
+def _length(number: Any) -> int:
+    """Return a whole number of zero or more; 2.5 and "3" are none."""
+    length = operator.index(number)
+    if length < 0:
+        raise ValueError(f"{length} is negative")
+    return length
+
+
 def dtype_from_wire(wire: Any) -> np.dtype:
-    """Return the numpy dtype of a wire dtype; fields are packed in order."""
+    """Return the numpy dtype of a wire dtype; fields are packed in order.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is none.
+    """
     try:
         if "fields" in wire:
             return np.dtype(
@@ -76,16 +96,15 @@ def dtype_from_wire(wire: Any) -> np.dtype:
                     for field in wire["fields"]
                 ]
             )
-        kind, size = wire["kind"], int(wire["itemsize"])
+        kind, size = wire["kind"], _length(wire["itemsize"])
         order = {"little": "<", "big": ">", "not_applicable": "|"}[wire["endianness"]]
-        if kind not in "tbiufcmMSUV" or size < 0:
+        units = wire.get("dt_units") or ""
+        if kind not in tuple("tbiufcmMSUV") or (kind == "U" and size % 4) or size > _MAX_ITEM_BYTES:
             raise ValueError(f"kind {kind!r} with itemsize {size}")
-        if kind in "mM":
-            size_text = str(size)
-        else:
-            size_text = str(size // 4 if kind == "U" else size)
-        return np.dtype(f"{order}{kind}{size_text}{wire.get('dt_units') or ''}")
-    except (KeyError, TypeError, ValueError) as error:
+        if units and not (kind in "mM" and _UNITS.fullmatch(units)):
+            raise ValueError(f"units {units!r} for kind {kind!r}")
+        return np.dtype(f"{order}{kind}{size // 4 if kind == 'U' else size}{units}")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InvalidRequest(f"this is not a dtype of the protocol: {wire!r} ({error})") from error
 
 
@@ -147,17 +166,25 @@ class ArrayStructure(msgspec.Struct, frozen=True):
     @classmethod
     def from_wire(cls, wire: Any) -> Self:
         try:
-            shape = tuple(int(n) for n in wire["shape"])
-            chunks = tuple(tuple(int(n) for n in axis) for axis in wire["chunks"])
-            dims = None if wire.get("dims") is None else tuple(str(name) for name in wire["dims"])
+            shape = tuple(_length(n) for n in wire["shape"])
+            chunks = tuple(tuple(_length(n) for n in axis) for axis in wire["chunks"])
+            dims = _names(wire.get("dims"))
             dtype = dtype_from_wire(wire["data_type"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"this is not an array structure: {error!r}") from error
-        if any(n < 0 for n in shape) or tuple(sum(axis) for axis in chunks) != shape:
+        if tuple(sum(axis) for axis in chunks) != shape:
             raise InvalidRequest(f"chunks {chunks} do not add up to the shape {shape}")
         if dims is not None and len(dims) != len(shape):
             raise InvalidRequest(f"{len(dims)} dimension names for {len(shape)} axes")
         return cls.of(dtype, shape, chunks, dims)
+
+
+def _names(names: Any) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{names!r} is no list of names")
+    return tuple(names)
 
 
 def _as_field(field: Any) -> Any:
@@ -208,8 +235,8 @@ class TableStructure(msgspec.Struct, frozen=True):
                 raise ValueError("arrow_schema lacks its data: prefix")
             raw = base64.b64decode(text[len(ARROW_SCHEMA_PREFIX) :], validate=True)
             pa.ipc.read_schema(pa.py_buffer(raw))
-            return cls(raw, tuple(str(name) for name in wire["columns"]), int(wire["npartitions"]))
-        except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowInvalid, OSError) as error:
+            return cls(raw, _names(wire["columns"]) or (), _length(wire["npartitions"]))
+        except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException, OSError) as error:
             raise InvalidRequest(f"this is not a table structure: {error!r}") from error
 
 
@@ -246,9 +273,9 @@ class RaggedStructure(msgspec.Struct, frozen=True):
         try:
             return cls(
                 dtype_from_wire(wire["data_type"]).str,
-                tuple(None if n is None else int(n) for n in wire["shape"]),
-                int(wire["size"]),
-                None if wire.get("dims") is None else tuple(wire["dims"]),
+                tuple(None if n is None else _length(n) for n in wire["shape"]),
+                _length(wire["size"]),
+                _names(wire.get("dims")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"this is not a ragged structure: {error!r}") from error

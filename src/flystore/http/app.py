@@ -1,0 +1,100 @@
+"""The ASGI application: routes, access, errors, in one place to read."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from flystore.model.errors import FlystoreError
+from flystore.service import Service
+
+from . import routes_browse, routes_data, routes_nodes, routes_runs
+from .access import Access
+from .failures import on_flystore_error, on_http_exception, on_unexpected
+from .middleware import Stamp
+from .negotiation import json_response
+
+API = "/api/v1"
+
+
+def build_app(service: Service, access: Access) -> Starlette:
+    """Return the application that serves `service`; it does not close it."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+
+    app = Starlette(
+        routes=_routes(),
+        middleware=[Middleware(Stamp)],
+        exception_handlers={
+            FlystoreError: on_flystore_error,
+            HTTPException: on_http_exception,
+            Exception: on_unexpected,
+        },
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.state.access = access
+    app.state.limits = service.limits
+    return app
+
+
+def _routes() -> list[BaseRoute]:
+    def route(path: str, endpoint: object, *methods: str) -> Route:
+        return Route(path, endpoint, methods=list(methods))  # type: ignore[arg-type]
+
+    return [
+        route("/", home, "GET"),
+        route("/healthz", health, "GET"),
+        route(API, to_about, "GET"),
+        route(f"{API}/", routes_browse.about, "GET"),
+        route(f"{API}/metadata", routes_browse.metadata, "GET"),
+        route(f"{API}/metadata/{{path:path}}", routes_browse.metadata, "GET"),
+        route(f"{API}/search/{{path:path}}", routes_browse.search, "GET"),
+        route(f"{API}/distinct/{{path:path}}", routes_browse.distinct, "GET"),
+        route(f"{API}/array/full/{{path:path}}", routes_data.array_full, "GET"),
+        route(f"{API}/array/block/{{path:path}}", routes_data.array_block, "GET"),
+        route(f"{API}/array/full/{{path:path}}", routes_data.put_array_full, "PUT"),
+        route(f"{API}/array/block/{{path:path}}", routes_data.put_array_block, "PUT"),
+        route(f"{API}/array/full/{{path:path}}", routes_data.patch_array_full, "PATCH"),
+        route(f"{API}/table/partition/{{path:path}}", routes_data.table_partition, "GET", "POST"),
+        route(f"{API}/table/full/{{path:path}}", routes_data.table_full, "GET", "POST"),
+        route(f"{API}/table/partition/{{path:path}}", routes_data.patch_table_partition, "PATCH"),
+        route(f"{API}/table/full/{{path:path}}", routes_data.put_table, "PUT"),
+        route(f"{API}/ragged/full/{{path:path}}", routes_data.ragged_full, "GET"),
+        route(f"{API}/metadata/{{path:path}}", routes_nodes.create, "POST"),
+        route(f"{API}/register/{{path:path}}", routes_nodes.register, "POST"),
+        route(f"{API}/data_source/{{path:path}}", routes_nodes.put_data_source, "PUT"),
+        route(f"{API}/metadata/{{path:path}}", routes_nodes.patch_metadata, "PATCH"),
+        route(f"{API}/metadata/{{path:path}}", routes_nodes.put_metadata, "PUT"),
+        route(f"{API}/metadata/{{path:path}}", routes_nodes.delete, "DELETE"),
+        route(f"{API}/stream/close/{{path:path}}", routes_nodes.close_stream, "DELETE"),
+        route(f"{API}/ingest/{{uid}}", routes_runs.ingest, "POST"),
+        route(f"{API}/ingest-orphans", routes_runs.ingest_orphans, "POST"),
+        route(f"{API}/documents/{{path:path}}", routes_runs.documents, "GET"),
+        route(f"{API}/frames/{{path:path}}", routes_runs.frames, "GET"),
+        route(f"{API}/verdict/{{path:path}}", routes_runs.verdict, "GET"),
+    ]
+
+
+async def home(request: Request) -> Response:
+    """Answer a person who opened the address in a browser."""
+    return PlainTextResponse(
+        "This is flystore. Read it from Python:\n\n"
+        "    from flystore import from_uri\n"
+        f'    client = from_uri("{request.url.scheme}://{request.url.netloc}", api_key="...")\n'
+    )
+
+
+async def health(request: Request) -> Response:
+    return json_response({"status": "ready"})
+
+
+async def to_about(request: Request) -> Response:
+    return RedirectResponse(f"{request.scope.get('root_path', '')}{API}/", status_code=307)

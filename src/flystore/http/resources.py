@@ -1,0 +1,200 @@
+"""Resource objects and links, with exactly the keys of the protocol's sections 2.2 and 2.5."""
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+
+from flystore.model.errors import InvalidRequest
+from flystore.model.structures import DataSource, Family
+from flystore.service import Entry
+
+FIELDS = frozenset(
+    {
+        "metadata",
+        "structure_family",
+        "structure",
+        "count",
+        "sorting",
+        "specs",
+        "data_sources",
+        "access_tags",
+        "",
+    }
+)
+EVERYTHING = FIELDS - {""}
+
+
+def base_url(request: Request) -> str:
+    """Return the absolute URL of the API as this caller reaches it, without a trailing slash."""
+    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}/api/v1"
+
+
+def segments_of(path: str) -> tuple[str, ...]:
+    """Return the segments of a node path; empty ones do not count, since stock clients send ``//run``."""
+    return tuple(part for part in path.split("/") if part)
+
+
+def path_of(request: Request) -> tuple[str, ...]:
+    return segments_of(request.path_params.get("path", ""))
+
+
+def wanted_fields(values: Iterable[str]) -> frozenset[str]:
+    """Return the fields asked for; nothing asked means everything, only an empty one means none."""
+    asked = frozenset(values)
+    if not asked:
+        return EVERYTHING
+    unknown = asked - FIELDS
+    if unknown:
+        raise InvalidRequest(f"unknown fields {sorted(unknown)}; there are {sorted(EVERYTHING)}")
+    return asked
+
+
+def links(base: str, path: tuple[str, ...], family: Family, structure: Any) -> dict[str, str]:
+    """Return the links of a node. Templates keep literal braces, which clients format."""
+    where = "/".join(quote(segment, safe="") for segment in path)
+    found = {"self": f"{base}/metadata/{where}"}
+    match family:
+        case Family.ARRAY | Family.SPARSE:
+            axes = ",".join(f"{{{axis}}}" for axis in range(len(structure["shape"]) if structure else 0))
+            found["full"] = f"{base}/array/full/{where}"
+            found["block"] = f"{base}/array/block/{where}?block={axes}"
+        case Family.TABLE:
+            found["full"] = f"{base}/table/full/{where}"
+            found["partition"] = f"{base}/table/partition/{where}?partition={{index}}"
+        case Family.RAGGED:
+            axes = ",".join(
+                f"{{{axis}}}" for axis, n in enumerate(structure["shape"] if structure else ()) if n is not None
+            )
+            found["full"] = f"{base}/ragged/full/{where}"
+            found["block"] = f"{base}/ragged/block/{where}?block={axes}"
+        case Family.AWKWARD:
+            found["full"] = f"{base}/awkward/full/{where}"
+            found["buffers"] = f"{base}/awkward/buffers/{where}"
+        case Family.CONTAINER:
+            found["full"] = f"{base}/container/full/{where}"
+            found["search"] = f"{base}/search/{where}"
+            found["search_deep"] = f"{base}/search-deep/{where}"
+    return found
+
+
+def data_source_to_wire(source: DataSource) -> dict[str, Any]:
+    return {
+        "id": source.id,
+        "structure_family": source.family,
+        "structure": source.structure,
+        "mimetype": source.mimetype,
+        "parameters": source.parameters,
+        "properties": source.properties,
+        "assets": [
+            {
+                "id": asset.id,
+                "data_uri": asset.data_uri,
+                "is_directory": asset.is_directory,
+                "size": asset.size,
+                "parameter": asset.parameter,
+                "num": asset.num,
+            }
+            for asset in source.assets
+        ],
+        "management": source.management,
+    }
+
+
+class Rendering:
+    """How one request wants its resources: which fields, links or not, a selection of the metadata."""
+
+    def __init__(self, request: Request) -> None:
+        query = request.query_params
+        self.base = base_url(request)
+        self.fields = wanted_fields(query.getlist("fields"))
+        self.with_links = not _flag(query.get("omit_links"))
+        self.with_sources = _flag(query.get("include_data_sources")) or "data_sources" in query.getlist("fields")
+        self.select = _selection(query.get("select_metadata"))
+
+    @property
+    def keys_only(self) -> bool:
+        return self.fields == {""}
+
+    def resource(
+        self,
+        entry: Entry,
+        *,
+        count: int | None = None,
+        sources: list[DataSource] | None = None,
+    ) -> dict[str, Any]:
+        """Return the resource object of one entry; what was not asked for is null."""
+        want = self.fields
+        if self.keys_only:
+            link = f"{self.base}/metadata/{'/'.join(quote(s, safe='') for s in entry.path)}"
+            return {
+                "id": entry.path[-1] if entry.path else "",
+                "attributes": {**_NOTHING, "ancestors": list(entry.path[:-1])},
+                "links": {"self": link} if self.with_links else None,
+                "meta": None,
+            }
+        metadata = None
+        if "metadata" in want:
+            metadata = entry.metadata if self.select is None else {"selected": self.select(entry.metadata)}
+        structure = None
+        if entry.family is Family.CONTAINER:
+            if want & {"structure", "count"}:
+                structure = {"contents": None, "count": count}
+        elif "structure" in want:
+            structure = entry.structure
+        attributes = {
+            "ancestors": list(entry.path[:-1]),
+            "structure_family": entry.family if "structure_family" in want or count is not None else None,
+            "specs": [spec.to_wire() for spec in entry.specs] if "specs" in want else None,
+            "metadata": metadata,
+            "structure": structure,
+            "access_tags": list(entry.access_tags) if "access_tags" in want else None,
+            "sorting": [{"key": "", "direction": 1}]
+            if entry.family is Family.CONTAINER and "sorting" in want
+            else None,
+            "data_sources": None if sources is None else [data_source_to_wire(s) for s in sources],
+        }
+        return {
+            "id": entry.path[-1] if entry.path else "",
+            "attributes": attributes,
+            "links": links(self.base, entry.path, entry.family, entry.structure) if self.with_links else None,
+            "meta": None,
+        }
+
+
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    (
+        "ancestors",
+        "structure_family",
+        "specs",
+        "metadata",
+        "structure",
+        "access_tags",
+        "sorting",
+        "data_sources",
+    )
+)
+
+
+def _flag(value: str | None) -> bool:
+    if value is None or value.lower() in ("false", "0", ""):
+        return False
+    if value.lower() in ("true", "1"):
+        return True
+    raise InvalidRequest(f"{value!r} is neither true nor false")
+
+
+def _selection(expression: str | None) -> Any:
+    """Return a function that applies a JMESPath expression, or None if there is none."""
+    if expression is None:
+        return None
+    import jmespath  # only this parameter needs it
+
+    if expression.strip() == "false":
+        return lambda metadata: None
+    try:
+        compiled = jmespath.compile(expression)
+    except jmespath.exceptions.JMESPathError as error:
+        raise InvalidRequest(f"select_metadata is no JMESPath expression: {error}", status=400) from error
+    return compiled.search

@@ -1,0 +1,167 @@
+"""About, metadata, search, distinct: what is there (protocol sections 3 and 4)."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+import flystore
+from flystore.model.errors import InvalidRequest
+from flystore.model.structures import Family
+from flystore.service import Entry, Service
+
+from .negotiation import OCTETS, record
+from .parameters import PageRequest, flag, integer, page_request
+from .resources import Rendering, base_url, path_of
+
+TILED_VERSION = "0.2.20"
+"""The release whose protocol this is; clients compare `library_version` with it."""
+
+ARROW_FILE = "application/vnd.apache.arrow.file"
+_FORMATS = {
+    "array": [OCTETS],
+    "table": [ARROW_FILE],
+    "container": [],
+    "ragged": ["application/zip"],
+}
+_QUERIES = [
+    "fulltext",
+    "lookup",
+    "keys_filter",
+    "eq",
+    "noteq",
+    "comparison",
+    "contains",
+    "in",
+    "notin",
+    "keypresent",
+    "like",
+    "specs",
+    "access_tags_filter",
+    "structure_family",
+]
+
+
+def _about(request: Request) -> dict[str, Any]:
+    base = base_url(request)
+    return {
+        "api_version": 0,
+        "library_version": f"{TILED_VERSION}+flystore.{flystore.__version__}",
+        "formats": _FORMATS,
+        "aliases": {"table": {ARROW_FILE: ["arrow", "feather"]}},
+        "queries": _QUERIES,
+        "authentication": {
+            "required": not request.app.state.access.public,
+            "providers": [],
+            "links": None,
+        },
+        "links": {"self": base, "documentation": f"{base}/docs"},
+        "meta": {"root_path": request.scope.get("root_path", "") + "/api"},
+    }
+
+
+async def about(request: Request) -> Response:
+    return record(request, _about(request))
+
+
+async def metadata(request: Request) -> Response:
+    request.app.state.access.require(request, "read:metadata")
+    service: Service = request.app.state.service
+    rendering = Rendering(request)
+    integer(request, "max_depth", most=5)
+    with_root = flag(request, "root_path", False)
+
+    def work() -> Any:
+        entry = service.browse.entry(path_of(request))
+        return _resource(service, rendering, entry)
+
+    data = await run_in_threadpool(work)
+    meta = {"root_path": request.scope.get("root_path", "") + "/api"} if with_root else {}
+    return record(request, {"data": data, "error": None, "links": None, "meta": meta})
+
+
+def _resource(service: Service, rendering: Rendering, entry: Entry) -> dict[str, Any]:
+    count = None
+    if entry.family is Family.CONTAINER and rendering.fields & {"structure", "count"}:
+        count = service.browse.count(entry, ())
+    sources = service.browse.data_sources(entry) if rendering.with_sources else None
+    return rendering.resource(entry, count=count, sources=sources)
+
+
+async def search(request: Request) -> Response:
+    request.app.state.access.require(request, "read:metadata")
+    service: Service = request.app.state.service
+    wanted = page_request(request)
+    count_only = request.query_params.getlist("fields") == ["count"]
+    rendering = Rendering(request)
+
+    def work() -> tuple[list[Any], int, int | None]:
+        entry = service.browse.container(path_of(request))
+        if count_only:
+            return [], service.browse.count(entry, wanted.queries), None
+        page = service.browse.children(
+            entry, wanted.queries, wanted.sort, limit=wanted.limit, offset=wanted.offset, cursor=wanted.cursor
+        )
+        if rendering.keys_only:
+            data = [rendering.resource(child) for child in page.entries]
+        else:
+            data = [_resource(service, rendering, child) for child in page.entries]
+        return data, page.count, page.next_cursor
+
+    data, count, cursor = await run_in_threadpool(work)
+    answer = {
+        "data": data,
+        "error": None,
+        "links": _page_links(request, wanted, len(data), cursor, count_only),
+        "meta": {"count": count},
+    }
+    return record(request, answer)
+
+
+def _page_links(
+    request: Request, wanted: PageRequest, got: int, cursor: int | None, count_only: bool
+) -> dict[str, Any]:
+    """Return links that carry page parameters only; the client adds its filters and sorting again."""
+    here = f"{base_url(request)}/search/{'/'.join(path_of(request))}"
+    limit = wanted.limit
+    own = {"page[limit]": limit}
+    if wanted.cursor is not None:
+        own = {"page[cursor]": wanted.cursor, **own}
+    if wanted.offset is not None:
+        own = {"page[offset]": wanted.offset, **own}
+    following = None
+    if cursor is not None and not count_only:
+        by_position = bool(wanted.sort) or wanted.offset is not None
+        place = {"page[offset]": (wanted.offset or 0) + got} if by_position else {"page[cursor]": cursor}
+        following = f"{here}?{_query({**place, 'page[limit]': limit})}"
+    return {
+        "self": f"{here}?{_query(own)}",
+        "first": f"{here}?{_query({'page[limit]': limit})}",
+        "next": following,
+    }
+
+
+def _query(parameters: dict[str, Any]) -> str:
+    return urlencode(parameters, safe="[]")
+
+
+async def distinct(request: Request) -> Response:
+    request.app.state.access.require(request, "read:metadata")
+    service: Service = request.app.state.service
+    wanted = page_request(request)
+    keys = tuple(request.query_params.getlist("metadata"))
+    if any(not key for key in keys):
+        raise InvalidRequest("a metadata key to list the values of is empty")
+    families = flag(request, "structure_families", False)
+    specs = flag(request, "specs", False)
+    counts = flag(request, "counts", False)
+
+    def work() -> dict[str, Any]:
+        entry = service.browse.container(path_of(request))
+        return service.browse.distinct(
+            entry, wanted.queries, keys=keys, families=families, specs=specs, counts=counts
+        )
+
+    return record(request, await run_in_threadpool(work))

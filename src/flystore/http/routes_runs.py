@@ -1,0 +1,82 @@
+"""What the Tiled protocol lacks: ingest in batches, documents, frame tables, verdicts."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from flystore.model.errors import InvalidRequest
+from flystore.model.frames import FRAMES_MIMETYPE
+from flystore.service import Service
+
+from .negotiation import read_body, record
+from .parameters import integer, needed_integer
+from .resources import path_of
+
+RECONSTRUCTED_HEADER = "x-flystore-reconstructed"
+
+
+async def ingest(request: Request) -> Response:
+    """``POST /ingest/{uid}?first=&epoch=``: store a batch of frames whole or not at all.
+
+    The answer says how far the run is durable; a batch sent again changes nothing.
+    """
+    request.app.state.access.require(request, "write:metadata", "write:data", "create:node", "register")
+    service: Service = request.app.state.service
+    first, epoch = needed_integer(request, "first"), needed_integer(request, "epoch")
+    body = await _frames(request)
+    uid = request.path_params["uid"]
+    ack = await run_in_threadpool(service.ingest.batch, uid, first, epoch, body)
+    return record(request, {"watermark": ack.watermark, "epoch": ack.epoch, "verdict": ack.verdict})
+
+
+async def ingest_orphans(request: Request) -> Response:
+    """``POST /ingest-orphans``: keep documents that belong to no run anyone has seen."""
+    request.app.state.access.require(request, "write:metadata", "write:data", "create:node", "register")
+    service: Service = request.app.state.service
+    first = integer(request, "first", 0)
+    body = await _frames(request)
+    journal = request.query_params.get("journal", "")
+    watermark = await run_in_threadpool(service.ingest.orphans, journal, first, body)
+    return record(request, {"watermark": watermark, "epoch": 0, "verdict": None})
+
+
+async def _frames(request: Request) -> bytes:
+    named = request.headers.get("content-type", "").split(";")[0].strip()
+    if named != FRAMES_MIMETYPE:
+        raise InvalidRequest(f"documents must come as {FRAMES_MIMETYPE}, not {named or 'unnamed'}", status=415)
+    return await read_body(request, request.app.state.limits.body_bytes)
+
+
+async def documents(request: Request) -> Response:
+    """``GET /documents/{uid}``: the run's documents as frames, exactly or reconstructed."""
+    request.app.state.access.require(request, "read:metadata", "read:data")
+    service: Service = request.app.state.service
+    first = integer(request, "first", 0)
+    found = await run_in_threadpool(service.documents.frames, path_of(request), first)
+    headers = {RECONSTRUCTED_HEADER: "true" if found.reconstructed else "false"}
+    return StreamingResponse(_in_thread(found.pieces), media_type=FRAMES_MIMETYPE, headers=headers)
+
+
+async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in iterate_in_threadpool(pieces):
+        yield piece
+
+
+async def frames(request: Request) -> Response:
+    """``GET /frames/{path}``: which event and which frame each row of an external array is."""
+    request.app.state.access.require(request, "read:metadata")
+    service: Service = request.app.state.service
+    found: Any = await run_in_threadpool(service.arrays.frame_table, path_of(request))
+    return record(request, found)
+
+
+async def verdict(request: Request) -> Response:
+    """``GET /verdict/{uid}``: what is complete and what is missing; ``?look=true`` opens the files."""
+    request.app.state.access.require(request, "read:metadata")
+    service: Service = request.app.state.service
+    look = request.query_params.get("look", "false").lower() in ("true", "1")
+    found: Any = await run_in_threadpool(service.verdicts.of, path_of(request), look=look)
+    return record(request, found)

@@ -1,0 +1,571 @@
+"""The log of one run: appended to by the plan's thread, synced by another, read by the shipper.
+
+Three threads meet here and the plan's must not wait for the others: appending holds `_lock` for one
+`write`, syncing holds `_sync_lock` for as long as the disk takes and `_lock` only to look where the
+log ends, reading holds neither while it reads. Only a thread with `_sync_lock` closes a file, so no
+sync ever hits a number that was given to another file.
+"""
+
+import contextlib
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import google_crc32c
+
+from flystore.model import frames
+from flystore.model.errors import (
+    Damaged,
+    FlystoreError,
+    InvalidRequest,
+    JournalFull,
+    Misconfigured,
+    OutOfBounds,
+    Unavailable,
+)
+
+from ._durable import datasync, sync_directory, write_all
+from ._segment import Segment, header_frame, segment_name
+from ._space import FULL, Space
+
+_CLOSED = -1
+_ACKED = struct.Struct("<QIQI")  # ordinal, segment number, offset, CRC-32C of the 20 bytes before
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive documents of a run, as frames.
+
+    Attributes
+    ----------
+    first_ordinal : int
+        Of its first document.
+    count : int
+        Documents in it; 0 if there is nothing to send. Templates do not count.
+    data : bytes
+        The frames, templates among them, byte for byte as they lie on disk.
+    """
+
+    first_ordinal: int
+    count: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """Ordinal after its last document."""
+        return self.first_ordinal + self.count
+
+
+def closed_error(path: Path) -> Misconfigured:
+    """Return what to raise when a document comes after the end."""
+    return Misconfigured(
+        f"the journal in {path} is closed, or belongs to the process that this one was forked from; no "
+        f"document can be kept in it. Was the RunWriter closed while still subscribed?",
+        path=str(path),
+    )
+
+
+class Host(Protocol):
+    """What a log needs of its journal."""
+
+    path: Path
+    epoch: int
+    target: str
+    segment_bytes: int
+    space: Space
+    each: bool
+    failed: bool
+
+    def grown(self, log: "RunLog") -> None:
+        """A log has something to sync that it had not before."""
+
+    def lost(self, error: OSError) -> None:
+        """A sync failed; nothing of this journal is claimed durable any more."""
+
+
+class RunLog:
+    """The documents of one run in a journal, numbered from 0 in the order of appending.
+
+    Made by `Journal.open_run` and `Journal.take_over`, never directly.
+
+    Attributes
+    ----------
+    uid : str
+        Uid of the run; empty for the log of documents that belong to no run.
+    damage : Damaged or None
+        Why the log is readable only up to `end` although more was written; only after a takeover.
+    ended : bool
+        True once `end_run` was called: no more documents are expected, though more are taken.
+    removed : bool
+        True while no file of it is left: everything was acknowledged.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        uid: str,
+        name: str,
+        number: int,
+        segments: Sequence[Segment] = (),
+        *,
+        acked: int = 0,
+        damage: Damaged | None = None,
+        writable: bool = True,
+    ) -> None:
+        self.uid = uid
+        self.name = name
+        self.number = number
+        self.damage = damage
+        self.ended = not writable
+        self.removed = False
+        self._host = host
+        self._writable = writable
+        self._segments = list(segments)
+        self._lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        self._descriptor = _CLOSED
+        self._full_files: list[int] = []
+        self._new_names = False
+        self._broken: FlystoreError | None = None
+        self._closed = False
+        self._next_segment = segments[-1].number + 1 if segments else 0
+        self._end = self._durable = segments[-1].end if segments else 0
+        self._acked = min(acked, self._end)
+        self._cursor: tuple[int, Segment, int] | None = None
+        self.waiting_for_sync = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<RunLog {self.uid or 'of no run'}: {self._end} documents, {self._acked} acknowledged, "
+            f"{self._durable} on disk>"
+        )
+
+    @property
+    def end(self) -> int:
+        """Ordinal after the last document: how many were appended."""
+        return self._end
+
+    @property
+    def durable(self) -> int:
+        """Ordinal before which everything survives a power cut."""
+        return max(self._durable, self._acked)
+
+    @property
+    def acked(self) -> int:
+        """Ordinal before which everything was acknowledged."""
+        return self._acked
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its files hold on disk."""
+        return sum(segment.size for segment in tuple(self._segments))
+
+    @property
+    def pending_bytes(self) -> int:
+        """About how many bytes are not acknowledged yet; too high by at most a mark's distance."""
+        acked, total = self._acked, 0
+        if acked >= self._end:
+            return 0
+        for segment in tuple(self._segments):
+            if segment.end > acked:
+                total += segment.size - (segment.mark_before(acked)[1] if segment.first <= acked else 0)
+        return total
+
+    # -- appending ------------------------------------------------------------------------------
+
+    def append(self, payloads: Sequence[bytes], *, last: bool = False) -> int:
+        """Hand the payloads of one or more documents to the operating system, in one write.
+
+        When this returns, the documents survive the death of this process; a power cut only once
+        they are synced, which ``durability="each"`` does before returning.
+
+        Parameters
+        ----------
+        payloads : sequence of bytes
+            As `frames.FrameEncoder.encode` gives them; whole: templates with the document they are for.
+        last : bool
+            True for the document that ends a run: it may use the space held in reserve.
+
+        Returns
+        -------
+        int
+            Ordinal of the first document among them.
+
+        Raises
+        ------
+        JournalFull
+            If the disk has no room; nothing of `payloads` was kept.
+        Unavailable
+            If the disk refuses to write for another reason; nothing of `payloads` was kept.
+        """
+        data = b"".join([frames.frame(payload) for payload in payloads])
+        documents = 0
+        for payload in payloads:
+            documents += frames.is_document(payload)
+        with self._lock:
+            segment = self._room_for(len(data), last)
+            try:
+                write_all(self._descriptor, data)
+            except OSError as error:
+                self._undo(segment)
+                self._write_again(segment, data, last, error)
+            ordinal = self._end
+            segment.grew(documents, segment.size + len(data))
+            self._end = ordinal + documents
+        if self._host.each:
+            self.sync()
+        elif not self.waiting_for_sync:
+            self.waiting_for_sync = True
+            self._host.grown(self)
+        return ordinal
+
+    def _room_for(self, size: int, last: bool) -> Segment:
+        """Return the segment to append to; a new one if the last is full or there is none."""
+        if self._broken is not None:
+            raise self._broken
+        if self._host.space.exhausted and not last:
+            raise self._full("the reserve is used up")
+        if self._descriptor != _CLOSED:
+            segment = self._segments[-1]
+            if segment.size + size <= self._host.segment_bytes or segment.end == segment.first:
+                return segment
+        return self._begin_segment(last)
+
+    def _begin_segment(self, last: bool) -> Segment:
+        if not self._writable:
+            raise InvalidRequest(f"the log of run {self.uid} was taken over; nothing is appended to it")
+        number = self._next_segment
+        header = header_frame(
+            run=self.uid,
+            log=self.number,
+            number=number,
+            first=self._end,
+            epoch=self._host.epoch,
+            target=self._host.target,
+        )
+        path = self._host.path / segment_name(self.name, number)
+        try:
+            descriptor = self._create(path, header)
+        except OSError as error:
+            if error.errno not in FULL or not last or not self._host.space.give_back():
+                raise self._refused(error) from error
+            try:
+                descriptor = self._create(path, header)
+            except OSError as again:
+                raise self._refused(again) from again
+        segment = Segment(path, number, self._end, len(header))
+        if self._descriptor != _CLOSED:
+            self._full_files.append(self._descriptor)
+        self._descriptor = descriptor
+        self._next_segment = number + 1
+        self._new_names = True
+        self.removed = False
+        self._segments.append(segment)
+        return segment
+
+    def _create(self, path: Path, header: bytes) -> int:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            write_all(descriptor, header)
+        except BaseException:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            raise
+        return descriptor
+
+    def _write_again(self, segment: Segment, data: bytes, last: bool, error: OSError) -> None:
+        """Write the document that ends a run into the space held in reserve, or say why not."""
+        if error.errno not in FULL or not last or not self._host.space.give_back():
+            raise self._refused(error) from error
+        try:
+            write_all(self._descriptor, data)
+        except OSError as again:
+            self._undo(segment)
+            raise self._refused(again) from again
+
+    def _undo(self, segment: Segment) -> None:
+        """Take back what a failed write left, so that no later frame follows half a one."""
+        try:
+            os.ftruncate(self._descriptor, segment.size)
+        except OSError as error:
+            self._broken = Unavailable(
+                f"the journal file {segment.path} holds half a frame that cannot be taken back "
+                f"({error.strerror}); nothing more is appended to this run",
+                path=str(segment.path),
+            )
+
+    def _refused(self, error: OSError) -> FlystoreError:
+        if error.errno in FULL:
+            return self._full(error.strerror or str(error))
+        return Unavailable(
+            f"the journal in {self._host.path} cannot be written ({error.strerror}): the document was not "
+            f"kept. Look at the disk, or give RunWriter another journal directory.",
+            path=str(self._host.path),
+        )
+
+    def _full(self, why: str) -> JournalFull:
+        free, _ = self._host.space.free()
+        return JournalFull(
+            f"the journal's disk is full ({why}; {free / 2**20:.1f} MiB free under {self._host.path}): the "
+            f"document was not kept. Free some space, or bring the service back so that what it has not "
+            f"got yet can be sent.",
+            path=str(self._host.path),
+            free_bytes=free,
+        )
+
+    # -- making durable -------------------------------------------------------------------------
+
+    def sync(self) -> int:
+        """Make durable what is appended now; return the ordinal before which that holds.
+
+        A failed sync is reported to the journal and never tried again: the system may have dropped
+        the very pages that failed, so a second success would mean nothing.
+        """
+        with self._sync_lock:
+            with self._lock:
+                full, self._full_files = self._full_files, []
+                descriptor, upto, names = self._descriptor, self._end, self._new_names
+                self._new_names = False
+            try:
+                if self._host.failed:
+                    return self._durable
+                for number in full if descriptor == _CLOSED else (*full, descriptor):
+                    datasync(number)
+                if names:
+                    sync_directory(self._host.path)
+            except OSError as error:
+                self._host.lost(error)
+                return self._durable
+            finally:
+                for number in full:
+                    os.close(number)
+            self._durable = max(self._durable, upto)
+            return self._durable
+
+    def end_run(self) -> None:
+        """Say that no more documents are expected; its files can go once all is acknowledged."""
+        with self._lock:
+            self.ended = True
+            if self._descriptor != _CLOSED:
+                self._full_files.append(self._descriptor)
+                self._descriptor = _CLOSED
+        if not self.waiting_for_sync:
+            self.waiting_for_sync = True
+            self._host.grown(self)
+
+    def close(self) -> None:
+        """Close its files without syncing them; nothing is appended any more."""
+        with self._sync_lock, self._lock:
+            self._close_files()
+            self._closed = True
+            self._broken = closed_error(self._host.path)
+
+    def abandon(self) -> None:
+        """Take no more documents, without any lock: in a forked child nobody would give it back."""
+        self._closed = True
+        self._broken = closed_error(self._host.path)
+        self._lock, self._sync_lock = threading.Lock(), threading.Lock()
+
+    def _close_files(self) -> None:
+        if self._descriptor != _CLOSED:
+            self._full_files.append(self._descriptor)
+            self._descriptor = _CLOSED
+        while self._full_files:
+            os.close(self._full_files.pop())
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def batch(self, from_ordinal: int, max_bytes: int, *, durable_only: bool = False) -> Batch:
+        """Return documents from `from_ordinal` on, as one range of bytes of one segment.
+
+        It begins right after the document before, so templates in between are in it.
+
+        Parameters
+        ----------
+        max_bytes : int
+            Not more than this, bytes, unless the first document alone is larger.
+        durable_only : bool
+            True leaves out what a power cut could still take.
+
+        Raises
+        ------
+        OutOfBounds
+            If `from_ordinal` was reclaimed, or lies beyond the end.
+        """
+        with self._lock:
+            segments = list(self._segments)
+            end = self.durable if durable_only else self._end
+        if from_ordinal == end:
+            return Batch(from_ordinal, 0, b"")
+        first_kept = segments[0].first if segments else end
+        if not first_kept <= from_ordinal <= end:
+            raise OutOfBounds(
+                f"the journal holds documents {first_kept} to {end} of run {self.uid}; document "
+                f"{from_ordinal} "
+                + ("was acknowledged and its file deleted" if from_ordinal < end else "is not written yet"),
+                first=first_kept,
+                end=end,
+                wanted=from_ordinal,
+            )
+        segment = next(s for s in segments if from_ordinal < s.end)
+        descriptor = os.open(segment.path, os.O_RDONLY)
+        try:
+            offset = self._offset_of(descriptor, segment, from_ordinal)
+            stop = self._stop(descriptor, segment, from_ordinal, offset, offset + max_bytes, end)
+            data = os.pread(descriptor, stop[1] - offset, offset)
+        finally:
+            os.close(descriptor)
+        if len(data) != stop[1] - offset:
+            raise Damaged(
+                f"journal file {segment.path} ends before offset {stop[1]}, which was written",
+                path=str(segment.path),
+                offset=stop[1],
+            )
+        self._cursor = (stop[0], segment, stop[1])
+        return Batch(from_ordinal, stop[0] - from_ordinal, data)
+
+    def _offset_of(self, descriptor: int, segment: Segment, ordinal: int) -> int:
+        cursor = self._cursor
+        if cursor is not None and cursor[0] == ordinal and cursor[1] is segment:
+            return cursor[2]
+        at = segment.mark_before(ordinal)
+        if at[0] == ordinal:
+            return at[1]
+        return self._walk(descriptor, *at, until=ordinal, limit=segment.size)[1]
+
+    def _stop(
+        self, descriptor: int, segment: Segment, first: int, offset: int, limit: int, end: int
+    ) -> tuple[int, int]:
+        """Return (ordinal, offset) where the batch ends: at a mark if one serves, else by walking."""
+        found = segment.mark_within(offset, limit)
+        if found is not None and found[0] <= end:
+            return found
+        if end >= segment.end:
+            return self._walk(descriptor, first, offset, until=segment.end, limit=limit)
+        return self._walk(descriptor, first, offset, until=end, limit=limit)
+
+    def _walk(self, descriptor: int, ordinal: int, offset: int, *, until: int, limit: int) -> tuple[int, int]:
+        """Step from document to document; stops at `until`, or before `limit` but after one document."""
+        began = ordinal
+        stop = (ordinal, offset)
+        while ordinal < until:
+            head = os.pread(descriptor, frames.HEADER.size + 2, offset)
+            length, _ = frames.HEADER.unpack_from(head)
+            offset += frames.HEADER.size + length
+            if frames.is_document(head[frames.HEADER.size :]):
+                ordinal += 1
+                if offset > limit and stop[0] > began:
+                    break
+                stop = (ordinal, offset)
+        return stop
+
+    def payloads(self) -> Iterator[bytes]:
+        """Yield every payload on disk in order, templates too, checking each.
+
+        Raises
+        ------
+        Damaged
+            Where the log is damaged, after everything that precedes the place.
+        """
+        for segment in tuple(self._segments):
+            with open(segment.path, "rb") as file:
+                data = file.read(segment.size)
+            skip = True
+            for _, payload in frames.split_frames(data, where=str(segment.path)):
+                if not skip:
+                    yield bytes(payload)
+                skip = False
+        if self.damage is not None:
+            raise self.damage
+
+    # -- acknowledging --------------------------------------------------------------------------
+
+    def acknowledge(self, ordinal: int) -> None:
+        """Remember that everything before `ordinal` is stored, and delete the files that are spent.
+
+        The position is not synced: losing it only means sending again what the service then skips.
+        """
+        with self._lock:
+            if self._closed or ordinal <= self._acked or not self._segments:
+                return
+            self._acked = min(ordinal, self._end)
+            spent = []
+            while len(self._segments) > 1 and self._segments[0].end <= self._acked:
+                spent.append(self._segments.pop(0))
+            last = self._segments[-1]
+            offset = last.size if self._acked == last.end else 0
+        # Files are touched outside the lock: the plan's thread may want it.
+        self._keep_position(Acked(self._acked, last.number, offset))
+        for segment in spent:
+            segment.path.unlink(missing_ok=True)
+
+    def _keep_position(self, acked: "Acked") -> None:
+        head = _ACKED.pack(*acked, 0)[:-4]
+        # A full disk must not keep an acknowledgement from freeing space.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._host.path / f"{self.name}.acked", os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.pwrite(descriptor, head + struct.pack("<I", google_crc32c.value(head)), 0)
+            finally:
+                os.close(descriptor)
+
+    def remove_if_done(self) -> bool:
+        """Delete its files if the run has ended and all of it is acknowledged; return whether it is gone."""
+        with self._sync_lock, self._lock:
+            if self._closed or not self.ended or self._acked < self._end or self.damage is not None:
+                return False
+            self._close_files()
+            for segment in self._segments:
+                segment.path.unlink(missing_ok=True)
+            self._segments.clear()
+            for suffix in ("acked", "parked"):
+                (self._host.path / f"{self.name}.{suffix}").unlink(missing_ok=True)
+            self.removed = True
+            return True
+
+    # -- parking --------------------------------------------------------------------------------
+
+    def park(self, reason: str) -> None:
+        """Leave a note beside the log for people: why it is not sent."""
+        if self._closed:
+            return
+        with contextlib.suppress(OSError):
+            (self._host.path / f"{self.name}.parked").write_text(reason + "\n", encoding="utf-8")
+
+    def unpark(self) -> None:
+        """Take the note away again."""
+        if not self._closed:
+            (self._host.path / f"{self.name}.parked").unlink(missing_ok=True)
+
+
+class Acked(NamedTuple):
+    """How far a log was acknowledged when its writer last said so.
+
+    Attributes
+    ----------
+    ordinal : int
+    segment : int
+        Number of the last segment at that time.
+    offset : int
+        Length of that segment's good part if all of it was acknowledged, else 0.
+    """
+
+    ordinal: int
+    segment: int
+    offset: int
+
+
+def read_acked(directory: Path, name: str) -> Acked:
+    """Return the position kept for the log `name`; zeros if there is none or it is not whole."""
+    try:
+        data = (directory / f"{name}.acked").read_bytes()
+        ordinal, segment, offset, crc = _ACKED.unpack(data)
+    except (OSError, struct.error):
+        return Acked(0, 0, 0)
+    if google_crc32c.value(data[:-4]) != crc:
+        return Acked(0, 0, 0)
+    return Acked(ordinal, segment, offset)

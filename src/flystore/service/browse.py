@@ -1,0 +1,192 @@
+"""Browsing: entries at paths, children of containers, the alias layout readers ask for.
+
+A run's streams answer at ``<run>/<stream>`` and at ``<run>/streams/<stream>``, the older layout,
+unless a node ``streams`` really exists. Columns of a table are entries below it.
+"""
+
+from typing import Any
+
+import msgspec
+
+from flystore.catalog import Catalog, Node, Snapshot, SortKey
+from flystore.model.errors import NotFound
+from flystore.model.queries import Query
+from flystore.model.structures import BLUESKY_RUN, DataSource, Family
+from flystore.projection import ExternalArray, assets
+
+from .columns import column_structure
+from .entries import Entry, root
+from .observed import readable_structure
+
+STREAMS = "streams"
+
+
+class EntryPage(msgspec.Struct, frozen=True):
+    """Some children of a container.
+
+    Attributes
+    ----------
+    count : int
+        All children that match, not only these.
+    next_cursor : int or None
+        Where the next page begins; None at the end.
+    """
+
+    entries: list[Entry]
+    count: int
+    next_cursor: int | None
+
+
+class Browse:
+    """Reads the catalogue; never opens a file."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def entry(self, path: tuple[str, ...]) -> Entry:
+        """Return what lies at `path`.
+
+        Raises
+        ------
+        NotFound
+            If nothing does.
+        """
+        with self._catalog.read() as snapshot:
+            return self._entry(snapshot, path)
+
+    def container(self, path: tuple[str, ...]) -> Entry:
+        """Return the container at `path`.
+
+        Raises
+        ------
+        NotFound
+            If nothing is there, or something that holds no children.
+        """
+        return require_family(self.entry(path), Family.CONTAINER)
+
+    def _entry(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry:
+        if not path:
+            return root()
+        node = snapshot.node(path)
+        if node is not None:
+            return _entry_of(snapshot, node, path)
+        if len(path) >= 2 and path[1] == STREAMS:
+            aliased = self._alias(snapshot, path)
+            if aliased is not None:
+                return aliased
+        column = self._column(snapshot, path)
+        if column is None:
+            raise NotFound(f"No such entry: {list(path)}", path=list(path))
+        return column
+
+    def _alias(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry | None:
+        """Return what ``run/streams/…`` means where no node ``streams`` exists."""
+        run = snapshot.node(path[:1])
+        if run is None or not is_run(run) or snapshot.node(path[:2]) is not None:
+            return None
+        if len(path) == 2:
+            return Entry(path=path, family=Family.CONTAINER, node=run)
+        real = self._entry(snapshot, (path[0], *path[2:]))
+        return msgspec.structs.replace(real, path=path)
+
+    def _column(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry | None:
+        table = snapshot.node(path[:-1]) if len(path) > 1 else None
+        if table is None or table.family is not Family.TABLE or table.structure is None:
+            return None
+        if path[-1] not in table.structure["columns"]:
+            return None
+        return Entry(
+            path=path,
+            family=Family.ARRAY,
+            metadata=table.metadata.get(path[-1]) or {},
+            structure=column_structure(snapshot, table, path[-1]).to_wire(),
+            node=table,
+            column=path[-1],
+            access_tags=table.access_tags,
+        )
+
+    def count(self, entry: Entry, queries: tuple[Query, ...]) -> int:
+        with self._catalog.read() as snapshot:
+            return snapshot.count(entry.stored_path, queries)
+
+    def children(
+        self,
+        entry: Entry,
+        queries: tuple[Query, ...],
+        sort: tuple[SortKey, ...],
+        *,
+        limit: int,
+        offset: int | None = None,
+        cursor: int | None = None,
+    ) -> EntryPage:
+        """Return a page of a container's children, and how many there are in all."""
+        with self._catalog.read() as snapshot:
+            where = entry.stored_path
+            page = snapshot.children(
+                where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor
+            )
+            found = [_entry_of(snapshot, node, (*entry.path, node.path[-1])) for node in page.nodes]
+            return EntryPage(found, snapshot.count(where, queries), page.next_cursor)
+
+    def distinct(
+        self,
+        entry: Entry,
+        queries: tuple[Query, ...],
+        *,
+        keys: tuple[str, ...],
+        families: bool,
+        specs: bool,
+        counts: bool,
+    ) -> dict[str, Any]:
+        with self._catalog.read() as snapshot:
+            return snapshot.distinct(
+                entry.stored_path, query=queries, keys=keys, families=families, specs=specs, counts=counts
+            )
+
+    def data_sources(self, entry: Entry) -> list[DataSource]:
+        """Return an entry's data sources with all their assets; none for containers and columns."""
+        if entry.node is None or entry.column is not None or entry.family is Family.CONTAINER:
+            return []
+        with self._catalog.read() as snapshot:
+            source = snapshot.data_source(entry.node.id)
+        if source is None:
+            return []
+        if entry.node.external is not None:
+            # The files of a document-made array follow from its frame map; storing one row a file
+            # would make a long scan of one-frame files cost ever more.
+            external = ExternalArray.from_bytes(entry.node.external)
+            source = msgspec.structs.replace(source, assets=assets(external))
+        return [source]
+
+
+def is_run(node: Node) -> bool:
+    return any(spec.name == BLUESKY_RUN.name for spec in node.specs)
+
+
+def require_family(entry: Entry, *families: Family) -> Entry:
+    """Return `entry` if it is of one of `families`.
+
+    Raises
+    ------
+    NotFound
+        Which is what the protocol answers on the wrong route for a node.
+    """
+    if entry.family in families:
+        return entry
+    raise NotFound(
+        f"The node at {'/'.join(entry.path)} has structure family {entry.family} and this endpoint is "
+        f"compatible with {', '.join(families)}.",
+        path=list(entry.path),
+    )
+
+
+def _entry_of(snapshot: Snapshot, node: Node, path: tuple[str, ...]) -> Entry:
+    return Entry(
+        path=path,
+        family=node.family,
+        specs=node.specs,
+        metadata=node.metadata,
+        structure=readable_structure(node, snapshot.observation(node.id)) if node.structure else node.structure,
+        node=node,
+        access_tags=node.access_tags,
+    )

@@ -1,0 +1,98 @@
+"""Columns of slow data as arrays."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flystore.catalog import Node, Snapshot
+from flystore.model.errors import Damaged, NotFound
+from flystore.model.structures import ArrayStructure, TableStructure
+from flystore.storage import decode_segment, unify
+
+from .projecting import series_of
+
+
+def series_of_table(node: Node) -> str:
+    """Return the segment series behind a table or internal array: its stream's, or its own."""
+    return series_of(node.path[:-1] if node.origin == "documents" else node.path)
+
+
+def read_columns(snapshot: Snapshot, series: str, schema: pa.Schema) -> pa.Table:
+    """Return all rows of a series in arrival order, cast to `schema`; other columns are left out.
+
+    Raises
+    ------
+    Damaged
+        If a segment is not what was stored.
+    """
+    batches = []
+    for segment in snapshot.segments(series):
+        batch = decode_segment(segment.body)
+        if batch.num_rows != segment.rows:
+            raise Damaged(
+                f"segment of {series} at row {segment.first_row} holds {batch.num_rows} rows, not {segment.rows}"
+            )
+        batches.append(batch)
+    return unify(batches, schema)
+
+
+def read_table(snapshot: Snapshot, node: Node, columns: list[str] | None = None) -> pa.Table:
+    """Return a table node's rows, all columns or those named, in the order asked for.
+
+    Raises
+    ------
+    NotFound
+        If a column is not there; carries the names that are.
+    """
+    assert node.structure is not None
+    schema = TableStructure.from_wire(node.structure).schema
+    if columns is not None:
+        unknown = [name for name in columns if name not in schema.names]
+        if unknown:
+            raise NotFound(
+                f"no such column: {', '.join(unknown)}. There are {', '.join(schema.names)}.",
+                columns=unknown,
+                status=400,
+            )
+        schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
+    return read_columns(snapshot, series_of_table(node), schema)
+
+
+def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column as an array of fixed-size items.
+
+    Text becomes ``U``; null becomes NaN (numbers), ``'<NA>'`` (text) as stock clients show it; rows
+    of lists of one length become further axes, rows of unequal lists become text.
+    """
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        rows = column.to_pylist()
+        try:
+            found = np.array([[] if row is None else row for row in rows])
+        except ValueError:  # rows of unequal length
+            return np.array([str(row) for row in rows], dtype=str)
+        return found
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array(["<NA>" if text is None else text for text in column.to_pylist()], dtype=str)
+    if pa.types.is_boolean(kind) and column.null_count:
+        return np.array(["<NA>" if v is None else str(v) for v in column.to_pylist()], dtype=str)
+    found = column.to_numpy()
+    if found.dtype == object:
+        return np.array([str(item) for item in found], dtype=str)
+    return found
+
+
+def column_structure(snapshot: Snapshot, table: Node, name: str) -> ArrayStructure:
+    """Return the structure of a column: from the schema alone where that says it all."""
+    assert table.structure is not None
+    kind = TableStructure.from_wire(table.structure).schema.field(name).type
+    rows = snapshot.rows(series_of_table(table))
+    if pa.types.is_floating(kind):
+        return ArrayStructure.of(kind.to_pandas_dtype(), (rows,))
+    found = column_to_numpy(read_table(snapshot, table, [name]).column(0))
+    return ArrayStructure.of(found.dtype, found.shape)
+
+
+def schema_of_column(kind: Any, name: str) -> pa.Schema:
+    return pa.schema([pa.field(name, kind)])

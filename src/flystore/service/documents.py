@@ -1,0 +1,81 @@
+"""A run's documents again: exactly from the log, or rebuilt for runs that came without them."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from flystore.catalog import Catalog
+from flystore.model.errors import NotFound
+from flystore.model.frames import FrameEncoder, frame, is_document, split_frames
+
+from .log_bodies import unpack
+from .reconstruction import reconstructed
+
+
+class FoundDocuments(msgspec.Struct, frozen=True):
+    """Frames of a run's documents.
+
+    Attributes
+    ----------
+    pieces : iterator of bytes
+        Whole frames, some at a time, read as they are asked for.
+    reconstructed : bool
+        True if the writer never sent the documents and these are worked out from what it stored.
+    """
+
+    pieces: Iterator[bytes]
+    reconstructed: bool
+
+
+class Documents:
+    """Serves documents without holding a run in memory."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def frames(self, path: tuple[str, ...], first: int = 0) -> FoundDocuments:
+        """Return the frames of run `path` from ordinal `first` on; templates are always all there.
+
+        Raises
+        ------
+        NotFound
+            If `path` is not a run.
+        """
+        uid = path[0] if len(path) == 1 else ""
+        with self._catalog.read() as snapshot:
+            run = snapshot.run(uid)
+        if run is None or run.deleted or run.writer == "orphans":
+            raise NotFound(f"No such run: {'/'.join(path)}", path=list(path))
+        if run.writer == "documents":
+            return FoundDocuments(self._logged(uid, first), False)
+        return FoundDocuments(self._rebuilt(uid, first), True)
+
+    def _logged(self, uid: str, first: int) -> Iterator[bytes]:
+        # Each record is fetched in a transaction of its own: none stays open while bytes travel.
+        at = 0
+        while True:
+            with self._catalog.read() as snapshot:
+                record = next(iter(snapshot.documents(uid, at)), None)
+            if record is None:
+                return
+            body = unpack(record.body)
+            ordinal, kept = record.first_ordinal, []
+            for _, payload in split_frames(body, where=f"the log of run {uid}"):
+                document = is_document(payload)
+                if not document or ordinal >= first:
+                    kept.append(frame(bytes(payload)))
+                ordinal += document
+            at = record.first_ordinal + record.count
+            if kept:
+                yield b"".join(kept)
+
+    def _rebuilt(self, uid: str, first: int) -> Iterator[bytes]:
+        encoder = FrameEncoder()
+        with self._catalog.read() as snapshot:
+            documents = list(reconstructed(snapshot, uid))
+        for ordinal, (name, doc) in enumerate(documents):
+            payloads = encoder.encode(name, doc)
+            if ordinal < first:
+                payloads = payloads[:-1]
+            if payloads:
+                yield b"".join(frame(payload) for payload in payloads)

@@ -1,0 +1,344 @@
+"""Ingest: batches of a run's documents, each stored whole, once, and in order.
+
+A batch is (run uid, first ordinal, epoch, frames). What overlaps the watermark is compared by
+hash and the rest is stored; a gap is refused with the ordinal expected; only a differing hash is a
+clash. The log record, the projection's state and its changes go into one transaction, so no reader
+ever sees one without the others. A document's content is never a reason to refuse it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from flystore.catalog import Catalog, Run, Transaction
+from flystore.model.errors import Conflict, ContentClash, Damaged, InvalidRequest, SequenceGap, StaleEpoch, TooLarge
+from flystore.model.frames import FrameDecoder, frame, is_document, split_frames
+from flystore.projection import RunState, advance
+
+from .limits import Limits
+from .log_bodies import pack, unpack
+from .probing import Prober
+from .projecting import apply_changes
+from .recent import Recent
+
+log = logging.getLogger("flystore.service")
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """How far a run is durable.
+
+    Attributes
+    ----------
+    watermark : int
+        The next ordinal expected; everything below it is stored and readable.
+    epoch : int
+        The run's epoch as stored.
+    verdict : str or None
+        One line for people, once the run has its stop document.
+    """
+
+    watermark: int
+    epoch: int
+    verdict: str | None = None
+
+
+class _Arrived(msgspec.Struct):
+    """The documents of one batch, still encoded.
+
+    `payloads[i]` is the i-th document, `digests[i]` its hash; `lead[i]` are the template payloads
+    that came just before it.
+    """
+
+    payloads: list[bytes]
+    digests: list[bytes]
+    lead: list[list[bytes]]
+
+
+class Ingest:
+    """Takes batches; one at a time a run, since the catalogue has one writer."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        prober: Prober,
+        limits: Limits,
+        verdict_line: Callable[[str], str | None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._catalog = catalog
+        self._prober = prober
+        self._limits = limits
+        self._verdict_line = verdict_line
+        self._clock = clock
+        self._states: Recent[tuple[str, int], RunState] = Recent(64)
+
+    def batch(self, uid: str, first: int, epoch: int, body: bytes) -> Ack:
+        """Store a batch and return how far run `uid` is durable.
+
+        Raises
+        ------
+        InvalidRequest
+            The frames are damaged or undecodable, or `uid` cannot name a run.
+        SequenceGap
+            `first` lies beyond the watermark; carries `expected`.
+        ContentClash
+            A known ordinal arrives with a different document; carries `ordinal`.
+        StaleEpoch
+            A newer writer took the run over; carries `epoch`.
+        Conflict
+            The run was written by the Tiled protocol, or was deleted.
+        """
+        _check_uid(uid)
+        received = self._clock()
+        with self._catalog.write() as tx:
+            run = tx.run(uid)
+            watermark = _admit(run, uid, first, epoch)
+            state = self._state(tx, uid, run)
+            arrived = self._parse(body, state)
+            _compare(tx, uid, first, watermark, arrived)
+            fresh = max(0, watermark - first)
+            if fresh >= len(arrived.payloads):
+                if run is not None and epoch > run.epoch:
+                    tx.save_run(msgspec.structs.replace(run, epoch=epoch))
+                ack = Ack(watermark, max(epoch, run.epoch if run is not None else epoch))
+                external: list[int] = []
+                stopped = False
+            else:
+                ack, state, external, stopped = self._store(
+                    tx, uid, run, state, arrived, fresh, first, epoch, received
+                )
+        self._states[(uid, ack.watermark)] = state
+        self._prober.enqueue(external)
+        if stopped or (run is not None and not run.open):
+            ack = msgspec.structs.replace(ack, verdict=self._verdict_line(uid))
+        return ack
+
+    def orphans(self, journal: str, first: int, body: bytes) -> int:
+        """Keep documents that belong to no run; return the next ordinal expected of `journal`.
+
+        They have no tree: they are in the log, so that nothing a device said is lost.
+        """
+        payloads = [bytes(payload) for payload in self._split(body)]
+        key = f"orphans:{journal}"
+        with self._catalog.write() as tx:
+            run = tx.run(key)
+            watermark = 0 if run is None else run.watermark
+            if first > watermark:
+                raise _gap(key, first, watermark)
+            decoder = FrameDecoder()
+            fresh = [p for p in payloads if is_document(p)][max(0, watermark - first) :]
+            if fresh:
+                digests = b"".join(decoder.digest(payload) for payload in fresh)
+                packed = pack(b"".join(frame(p) for p in payloads))
+                tx.append_documents(key, watermark, len(fresh), 0, digests, packed, self._clock())
+                tx.save_run(_orphan_run(key, watermark + len(fresh), self._clock()))
+            return watermark + len(fresh)
+
+    def _store(
+        self,
+        tx: Transaction,
+        uid: str,
+        run: Run | None,
+        state: RunState,
+        arrived: _Arrived,
+        fresh: int,
+        first: int,
+        epoch: int,
+        received: float,
+    ) -> tuple[Ack, RunState, list[int], bool]:
+        start = first + fresh
+        payloads, digests = arrived.payloads[fresh:], arrived.digests[fresh:]
+        decoder = FrameDecoder(state.templates)
+        documents: list[tuple[int, str, dict[str, Any]]] = []
+        stored: list[bytes] = []
+        for ordinal, (lead, payload) in enumerate(zip(arrived.lead[fresh:], payloads, strict=True), start):
+            for template in lead:
+                decoder.decode(template)
+                stored.append(frame(template))
+            decoded = decoder.decode(payload)
+            assert decoded is not None
+            stored.append(frame(payload))
+            documents.append((ordinal, *decoded))
+        watermark = start + len(documents)
+        tx.append_documents(
+            uid, start, len(documents), epoch, b"".join(digests), pack(b"".join(stored)), received
+        )
+        state, external, projected = self._project(tx, uid, run, state, documents, decoder, received)
+        stopped = any(name == "stop" for _, name, _ in documents)
+        tx.save_run(
+            Run(
+                uid=uid,
+                writer="documents",
+                watermark=watermark,
+                projected=projected,
+                epoch=epoch,
+                state=state.to_bytes(),
+                open=not (stopped or (run is not None and not run.open)),
+                last_received=received,
+                start_time=_start_time(documents, run),
+                verdict=state_word(state),
+            )
+        )
+        return Ack(watermark, epoch), state, external, stopped
+
+    def _project(
+        self,
+        tx: Transaction,
+        uid: str,
+        run: Run | None,
+        state: RunState,
+        documents: Sequence[tuple[int, str, dict[str, Any]]],
+        decoder: FrameDecoder,
+        received: float,
+    ) -> tuple[RunState, list[int], int]:
+        """Return the new state, nodes with files to look at, and the ordinal projected up to.
+
+        A defect in the projection must not refuse documents: they are in the log, the tree stays
+        where it was, and the next batch (after an upgrade, perhaps) starts from there.
+        """
+        behind = 0 if run is None else run.projected
+        try:
+            todo = [*self._missed(tx, uid, behind, documents[0][0]), *documents]
+            advanced, changes = advance(state, todo)
+            advanced.templates = dict(decoder.templates)
+            external = apply_changes(tx, uid, changes, received)
+        except Exception:  # see above: whatever it is, the documents are kept
+            log.exception("run %s: documents from %d on are stored but not shown", uid, behind)
+            kept = RunState.from_bytes(state.to_bytes())
+            kept.templates = dict(decoder.templates)
+            return kept, [], behind
+        return advanced, external, documents[-1][0] + 1
+
+    def _missed(self, tx: Transaction, uid: str, behind: int, start: int) -> list[tuple[int, str, dict[str, Any]]]:
+        """Return the documents stored earlier that the projection has not seen; normally none."""
+        if behind == start:
+            return []
+        return [found for found in logged_documents(tx, uid) if behind <= found[0] < start]
+
+    def _state(self, tx: Transaction, uid: str, run: Run | None) -> RunState:
+        if run is None:
+            return RunState.new(uid)
+        cached = self._states.get((uid, run.watermark))
+        return cached if cached is not None else RunState.from_bytes(run.state)
+
+    def _split(self, body: bytes) -> list[memoryview]:
+        try:
+            return [payload for _, payload in split_frames(body, where="the batch")]
+        except Damaged as error:
+            raise InvalidRequest(f"{error.message}; nothing of it was stored", **error.facts) from error
+
+    def _parse(self, body: bytes, state: RunState) -> _Arrived:
+        decoder = FrameDecoder(state.templates)
+        arrived = _Arrived([], [], [])
+        lead: list[bytes] = []
+        for view in self._split(body):
+            payload = bytes(view)
+            if not is_document(payload):
+                decoder.decode(payload)
+                lead.append(payload)
+                continue
+            arrived.payloads.append(payload)
+            arrived.digests.append(decoder.digest(payload))
+            arrived.lead.append(lead)
+            lead = []
+        if len(arrived.payloads) > self._limits.batch_documents:
+            raise TooLarge(
+                f"a batch of {len(arrived.payloads)} documents; this service takes "
+                f"{self._limits.batch_documents} at once",
+                limit=self._limits.batch_documents,
+            )
+        if not arrived.payloads:
+            raise InvalidRequest("the batch holds no document")
+        return arrived
+
+
+def _check_uid(uid: str) -> None:
+    if not uid or uid in (".", "..", "streams") or "/" in uid or len(uid) > 255 or not uid.isprintable():
+        raise InvalidRequest(f"{uid[:80]!r} cannot name a run: it must be a path segment of at most 255 characters")
+
+
+def _admit(run: Run | None, uid: str, first: int, epoch: int) -> int:
+    """Return the watermark if the batch may be stored at all."""
+    if run is None:
+        if first > 0:
+            raise _gap(uid, first, 0)
+        return 0
+    if run.deleted:
+        raise Conflict(f"run {uid} was deleted; its late documents are not stored", reason="deleted")
+    if run.writer != "documents":
+        raise Conflict(
+            f"run {uid} was written by the Tiled protocol; documents cannot be added to it", reason="other-writer"
+        )
+    if epoch < run.epoch:
+        raise StaleEpoch(
+            f"run {uid} was taken over by a writer of epoch {run.epoch}; this batch is of epoch {epoch}",
+            epoch=run.epoch,
+        )
+    if first > run.watermark:
+        raise _gap(uid, first, run.watermark)
+    return run.watermark
+
+
+def _gap(uid: str, first: int, expected: int) -> SequenceGap:
+    return SequenceGap(
+        f"run {uid}: the batch starts at document {first}, but {expected} is next", expected=expected
+    )
+
+
+def _compare(tx: Transaction, uid: str, first: int, watermark: int, arrived: _Arrived) -> None:
+    stop = min(watermark, first + len(arrived.digests))
+    if stop <= first:
+        return
+    for offset, known in enumerate(tx.hashes(uid, first, stop)):
+        if known != arrived.digests[offset]:
+            ordinal = first + offset
+            raise ContentClash(
+                f"run {uid}: document {ordinal} is stored with other content", ordinal=ordinal
+            )
+
+
+def _start_time(documents: Sequence[tuple[int, str, dict[str, Any]]], run: Run | None) -> float | None:
+    if run is not None:
+        return run.start_time
+    for _, name, doc in documents:
+        if name == "start" and isinstance(doc.get("time"), (int, float)):
+            return float(doc["time"])
+    return None
+
+
+def _orphan_run(key: str, watermark: int, now: float) -> Run:
+    return Run(
+        uid=key,
+        writer="orphans",
+        watermark=watermark,
+        projected=watermark,
+        epoch=0,
+        state=b"",
+        open=False,
+        last_received=now,
+        start_time=None,
+        verdict=None,
+    )
+
+
+def logged_documents(tx: Any, uid: str, first: int = 0) -> Any:
+    """Yield (ordinal, name, document) of a run's log from ordinal `first` on, templates applied."""
+    decoder = FrameDecoder()
+    for record in tx.documents(uid):
+        ordinal = record.first_ordinal
+        for _, payload in split_frames(unpack(record.body), where=f"the log of run {uid}"):
+            decoded = decoder.decode(payload)
+            if decoded is None:
+                continue
+            if ordinal >= first:
+                yield (ordinal, *decoded)
+            ordinal += 1
+
+
+def state_word(state: RunState) -> str:
+    from flystore.projection import verdict
+
+    return verdict(state).state

@@ -1,0 +1,474 @@
+"""Nodes made and changed by the Tiled protocol: what stock writers do.
+
+Each change is one transaction: the operation in the log and what it does to the catalogue. Bytes
+are durable before the transaction that makes them visible. Nodes worked out from documents are
+not writable this way (kind ``made-from-documents``).
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from flystore.catalog import Catalog, Node, Run, Transaction
+from flystore.model.errors import Conflict, InvalidRequest, MadeFromDocuments, NotFound, Unsupported
+from flystore.model.structures import (
+    BLUESKY_RUN,
+    SEGMENTS_MIMETYPE,
+    ArrayStructure,
+    Asset,
+    DataSource,
+    Family,
+    Management,
+    Spec,
+    TableStructure,
+)
+from flystore.readers import KNOWN_MIMETYPES
+from flystore.storage import ArrayStore, decode_untrusted, encode_segment
+
+from .browse import Browse, is_run, require_family
+from .columns import series_of_table
+from .entries import Entry
+from .limits import Limits
+from .patches import apply_patch
+from .probing import Prober
+from .requests import MetadataPatch, NewNode, specs_from_wire
+
+ZARR = "application/x-zarr"
+OCTETS = "application/octet-stream"
+
+
+class Nodes:
+    """Creates, registers, appends, patches and deletes, one transaction each."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        browse: Browse,
+        arrays: ArrayStore,
+        prober: Prober,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._catalog = catalog
+        self._browse = browse
+        self._arrays = arrays
+        self._prober = prober
+        self._limits = limits
+        self._clock = clock
+
+    def create(self, parent: tuple[str, ...], new: NewNode) -> tuple[Entry, list[DataSource]]:
+        """Make a node below `parent`; return it and its data sources as stored.
+
+        Raises
+        ------
+        NotFound
+            If there is no such parent.
+        Conflict
+            If the key is taken (the message is the colliding path) or the parent holds no children.
+        MadeFromDocuments
+            If the parent belongs to a run that RunWriter wrote.
+        Unsupported
+            If no reader knows the data source's mimetype.
+        """
+        now = self._clock()
+        path = (*parent, new.key)
+        with self._catalog.write() as tx:
+            run_uid = self._parent_run(tx, parent, path, new)
+            if tx.node(path) is not None or (len(path) == 1 and tx.run(new.key) is not None):
+                raise Conflict("/" + "/".join(path), path=list(path))
+            structure = new.data_sources[0].structure if new.data_sources else None
+            node = tx.put_node(
+                path, new.family, new.specs, new.metadata, structure, origin="protocol", run_uid=run_uid
+            )
+            sources = [tx.put_data_source(node.id, self._kept(node, source)) for source in new.data_sources]
+            tx.append_operation(path, "create", _summary(new), now)
+            if run_uid == new.key and len(path) == 1:
+                tx.save_run(_protocol_run(new, now))
+            elif run_uid is not None:
+                _touch(tx, run_uid, now)
+        self._prober.enqueue([node.id] if _has_files(sources) else [])
+        return self._browse.entry(path), sources
+
+    def _parent_run(
+        self, tx: Transaction, parent: tuple[str, ...], path: tuple[str, ...], new: NewNode
+    ) -> str | None:
+        """Return the uid of the run that the new node will belong to."""
+        if not parent:
+            return new.key if any(spec.name == BLUESKY_RUN.name for spec in new.specs) else None
+        node = tx.node(parent)
+        if node is None:
+            raise NotFound(f"No such entry: {list(parent)}", path=list(parent))
+        _require_writable(node)
+        if node.family is not Family.CONTAINER:
+            raise Conflict(f"/{'/'.join(parent)} is of family {node.family} and holds no children")
+        return node.run_uid
+
+    def _kept(self, node: Node, source: DataSource) -> DataSource:
+        """Return the data source as it will be stored, with a place for data that we keep."""
+        if source.management is Management.EXTERNAL or source.assets:
+            if source.mimetype not in KNOWN_MIMETYPES and source.mimetype != OCTETS:
+                raise _unknown_mimetype(source.mimetype)
+            return source
+        if source.family is Family.TABLE and source.mimetype in ("", SEGMENTS_MIMETYPE):
+            schema = TableStructure.from_wire(source.structure).arrow_schema
+            named = source.parameters.get("table_name") or f"table_{hashlib.md5(schema).hexdigest()}"
+            parameters = {**source.parameters, "table_name": named, "dataset_id": node.id}
+            return msgspec.structs.replace(source, mimetype=SEGMENTS_MIMETYPE, parameters=parameters)
+        if source.family is Family.ARRAY and source.mimetype in ("", ZARR):
+            uri = self._arrays.create(str(node.id), ArrayStructure.from_wire(source.structure))
+            asset = Asset(uri, is_directory=True, parameter="data_uri", num=None)
+            return msgspec.structs.replace(source, mimetype=ZARR, assets=(asset,))
+        raise _unknown_mimetype(source.mimetype or f"(default for {source.family})")
+
+    def update_data_source(self, path: tuple[str, ...], source: DataSource) -> None:
+        """Replace what is known of a node's files; assets listed are added to those known.
+
+        Raises
+        ------
+        NotFound
+            If there is no such node, or the data source is not its.
+        """
+        now = self._clock()
+        with self._catalog.write() as tx:
+            node = self._node(tx, path)
+            known = tx.data_source(node.id)
+            if known is None or (source.id is not None and source.id != known.id):
+                raise NotFound(f"data source {source.id} does not belong to /{'/'.join(path)}", id=source.id)
+            merged = msgspec.structs.replace(
+                source, id=known.id, mimetype=source.mimetype or known.mimetype, family=known.family
+            )
+            tx.put_data_source(node.id, merged)
+            tx.put_node(
+                node.path,
+                node.family,
+                node.specs,
+                node.metadata,
+                merged.structure,
+                origin=node.origin,
+                run_uid=node.run_uid,
+            )
+            tx.append_operation(path, "put-data-source", msgspec.msgpack.encode(merged), now)
+            _touch(tx, node.run_uid, now)
+        self._prober.enqueue([node.id])
+
+    def append_rows(self, path: tuple[str, ...], partition: int, body: bytes) -> None:
+        """Append the rows of an Arrow body to a table.
+
+        Raises
+        ------
+        InvalidRequest
+            If the body is not Arrow, the partition is not 0, or its columns do not fit the table's.
+        """
+        if partition != 0:
+            raise InvalidRequest(f"Partition out of range: this table has one partition, 0, not {partition}")
+        self._write_rows(path, body, append=True)
+
+    def replace_rows(self, path: tuple[str, ...], body: bytes) -> None:
+        """Replace all rows of a table by those of an Arrow body.
+
+        Raises
+        ------
+        InvalidRequest
+        """
+        self._write_rows(path, body, append=False)
+
+    def _write_rows(self, path: tuple[str, ...], body: bytes, *, append: bool) -> None:
+        arrived = decode_untrusted(body, self._limits.inflated_bytes)
+        now = self._clock()
+        with self._catalog.write() as tx:
+            node = self._node(tx, path)
+            if node.family is not Family.TABLE or node.structure is None:
+                raise NotFound(
+                    f"The node at {'/'.join(path)} has structure family {node.family} and this endpoint "
+                    "is compatible with table."
+                )
+            batch = fit(arrived, TableStructure.from_wire(node.structure).schema, path)
+            series = series_of_table(node)
+            if not append:
+                tx.drop_series(series)
+            first = tx.rows(series)
+            tx.append_segment(series, first, batch.num_rows, encode_segment(batch), now)
+            action = "append-rows" if append else "replace-rows"
+            summary = {
+                "first_row": first,
+                "rows": batch.num_rows,
+                "blake2b": hashlib.blake2b(body, digest_size=16).hexdigest(),
+            }
+            tx.append_operation(path, action, msgspec.msgpack.encode(summary), now)
+            _touch(tx, node.run_uid, now)
+
+    def write_array(self, path: tuple[str, ...], body: bytes) -> None:
+        """Fill an array that this service keeps with C-ordered bytes.
+
+        Raises
+        ------
+        InvalidRequest
+            If the body has another length than the array.
+        """
+        node, name = self._zarr(path)
+        self._arrays.write_full(name, body)
+        self._log_array(node, "write-array", {"bytes": len(body)})
+
+    def write_block(self, path: tuple[str, ...], block: tuple[int, ...], body: bytes) -> None:
+        """Fill one block of an array.
+
+        Raises
+        ------
+        InvalidRequest
+        """
+        node, name = self._zarr(path)
+        self._arrays.write_block(name, block, body)
+        self._log_array(node, "write-block", {"block": list(block), "bytes": len(body)})
+
+    def patch_array(
+        self,
+        path: tuple[str, ...],
+        body: bytes,
+        *,
+        offset: tuple[int, ...],
+        shape: tuple[int, ...],
+        extend: bool,
+    ) -> dict[str, Any]:
+        """Overwrite or extend a region of an array; return its structure afterwards, in wire form.
+
+        Raises
+        ------
+        Conflict
+            If the region does not fit and `extend` is False.
+        """
+        node, name = self._zarr(path)
+        dtype = ArrayStructure.from_wire(node.structure).numpy_dtype
+        wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if len(body) != wanted:
+            raise InvalidRequest(f"the body has {len(body)} bytes; shape {shape} of {dtype} takes {wanted}")
+        data = np.frombuffer(body, dtype).reshape(shape)
+        structure = self._arrays.patch(name, offset, data, extend=extend).to_wire()
+        self._log_array(node, "patch-array", {"offset": list(offset), "shape": list(shape)}, structure)
+        return structure
+
+    def _zarr(self, path: tuple[str, ...]) -> tuple[Node, str]:
+        entry = require_family(self._browse.entry(path), Family.ARRAY)
+        node = entry.node
+        assert node is not None
+        _require_writable(node)
+        sources = self._browse.data_sources(entry)
+        if entry.column is not None or not sources or sources[0].mimetype != ZARR:
+            raise Unsupported(f"/{'/'.join(path)} is not an array that this service keeps", status=405)
+        return node, str(node.id)
+
+    def _log_array(
+        self, node: Node, action: str, summary: dict[str, Any], structure: dict[str, Any] | None = None
+    ) -> None:
+        now = self._clock()
+        with self._catalog.write() as tx:
+            if structure is not None:
+                tx.put_node(
+                    node.path,
+                    node.family,
+                    node.specs,
+                    node.metadata,
+                    structure,
+                    origin=node.origin,
+                    run_uid=node.run_uid,
+                )
+            tx.append_operation(node.path, action, msgspec.msgpack.encode(summary), now)
+            _touch(tx, node.run_uid, now)
+
+    def patch_metadata(self, path: tuple[str, ...], patch: MetadataPatch, *, keep_revision: bool) -> None:
+        """Apply a patch to what is stored now; two patches at once both take effect.
+
+        Raises
+        ------
+        Conflict
+            If the patch does not fit.
+        """
+        with self._catalog.write() as tx:
+            node = self._node(tx, path)
+            metadata, specs = node.metadata, node.specs
+            if patch.metadata is not None:
+                metadata = apply_patch(metadata, patch.metadata, merge=patch.merge)
+            if patch.specs is not None:
+                listed = [spec.to_wire() for spec in specs]
+                specs = specs_from_wire(apply_patch(listed, patch.specs, merge=patch.merge))
+            self._set_metadata(tx, node, metadata, specs, keep_revision)
+
+    def replace_metadata(
+        self, path: tuple[str, ...], metadata: Any, specs: tuple[Spec, ...] | None, *, keep_revision: bool
+    ) -> None:
+        """Replace metadata and specs; None keeps either.
+
+        Raises
+        ------
+        InvalidRequest
+        """
+        with self._catalog.write() as tx:
+            node = self._node(tx, path)
+            kept = node.metadata if metadata is None else metadata
+            self._set_metadata(tx, node, kept, node.specs if specs is None else specs, keep_revision)
+
+    def _set_metadata(
+        self, tx: Transaction, node: Node, metadata: Any, specs: tuple[Spec, ...], keep_revision: bool
+    ) -> None:
+        if not isinstance(metadata, dict):
+            raise InvalidRequest("metadata must be a JSON object")
+        now = self._clock()
+        tx.set_metadata(node.path, metadata, specs, node.access_tags, keep_revision)
+        body = {"metadata": metadata, "specs": [spec.to_wire() for spec in specs]}
+        tx.append_operation(node.path, "set-metadata", msgspec.msgpack.encode(body), now)
+        _touch(tx, node.run_uid, now, closed=is_run(node) and bool(metadata.get("stop")))
+
+    def delete(self, path: tuple[str, ...], *, recursive: bool, external_only: bool) -> None:
+        """Remove a node; files that others wrote are never touched.
+
+        Raises
+        ------
+        Conflict
+            If it has children and `recursive` is False, or holds data that this service keeps and
+            `external_only` is True.
+        """
+        if not path:
+            raise InvalidRequest("the root cannot be deleted", status=405)
+        with self._catalog.write() as tx:
+            node = tx.node(path)
+            if node is None:
+                raise NotFound(f"No such entry: {list(path)}", path=list(path))
+            if node.origin == "documents" and len(path) > 1:
+                raise _made_from_documents(node)
+            below = [] if node.family is not Family.CONTAINER else tx.subtree(path)
+            if below and not recursive:
+                raise Conflict(
+                    "Cannot delete a node that is not empty. Delete its contents first or pass `recursive=True`."
+                )
+            kept = [found for found in (node, *below) if _internal(tx, found)]
+            if kept and external_only:
+                raise Conflict(
+                    "Some items in this tree are internally managed. Pass external_only=False to delete them too."
+                )
+            for found in kept:
+                tx.drop_series(series_of_table(found))
+            tx.delete_node(path, recursive=recursive)
+            tx.append_operation(path, "delete", b"", self._clock())
+            run = tx.run(path[0]) if len(path) == 1 else None
+            if run is not None:
+                tx.save_run(msgspec.structs.replace(run, deleted=True, open=False, state=b""))
+        for found in kept:
+            self._arrays.delete(str(found.id))
+
+    def close(self, path: tuple[str, ...]) -> None:
+        """Record that the writer will add no more to this node.
+
+        Raises
+        ------
+        NotFound
+        """
+        with self._catalog.write() as tx:
+            node = tx.node(path)
+            if node is None:
+                raise NotFound(f"No such entry: {list(path)}", path=list(path))
+            tx.append_operation(path, "close", b"", self._clock())
+
+    def _node(self, tx: Transaction, path: tuple[str, ...]) -> Node:
+        node = tx.node(path)
+        if node is None:
+            raise NotFound(f"No such entry: {list(path)}", path=list(path))
+        _require_writable(node)
+        return node
+
+
+def fit(table: pa.Table, schema: pa.Schema, path: tuple[str, ...]) -> pa.RecordBatch:
+    """Return the rows of `table` as one batch of `schema`; columns it lacks are null.
+
+    Raises
+    ------
+    InvalidRequest
+        If it has a column that the table lacks, or one that does not convert without loss.
+    """
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if unknown:
+        raise InvalidRequest(
+            f"/{'/'.join(path)} has no column {', '.join(unknown)}; it has {', '.join(schema.names)}",
+            columns=unknown,
+        )
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        try:
+            columns.append(column.cast(field.type).combine_chunks())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidRequest(
+                f"column {field.name} of /{'/'.join(path)} is {field.type}; the rows sent hold "
+                f"{column.type} that does not convert: {error}",
+                column=field.name,
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _require_writable(node: Node) -> None:
+    if node.origin == "documents":
+        raise _made_from_documents(node)
+
+
+def _made_from_documents(node: Node) -> MadeFromDocuments:
+    return MadeFromDocuments(
+        f"/{'/'.join(node.path)} is worked out from the documents of run {node.run_uid}; "
+        "it cannot be changed by itself"
+    )
+
+
+def _unknown_mimetype(mimetype: str) -> Unsupported:
+    return Unsupported(
+        f"The given data source mimetype, {mimetype}, is not one that the Tiled server knows how to read.",
+        mimetype=mimetype,
+        status=415,
+    )
+
+
+def _has_files(sources: list[DataSource]) -> bool:
+    return any(source.management is Management.EXTERNAL and source.assets for source in sources)
+
+
+def _internal(tx: Transaction, node: Node) -> bool:
+    source = tx.data_source(node.id)
+    return source is not None and source.management is not Management.EXTERNAL
+
+
+def _summary(new: NewNode) -> bytes:
+    return msgspec.msgpack.encode(new)
+
+
+def _protocol_run(new: NewNode, now: float) -> Run:
+    start = new.metadata.get("start")
+    time_of_start = start.get("time") if isinstance(start, dict) else None
+    return Run(
+        uid=new.key,
+        writer="protocol",
+        watermark=0,
+        projected=0,
+        epoch=0,
+        state=b"",
+        open=True,
+        last_received=now,
+        start_time=float(time_of_start) if isinstance(time_of_start, (int, float)) else None,
+        verdict="running",
+    )
+
+
+def _touch(tx: Transaction, run_uid: str | None, now: float, *, closed: bool = False) -> None:
+    """Note that a run's writer was heard of."""
+    run = tx.run(run_uid) if run_uid is not None else None
+    if run is None:
+        return
+    changed = {"last_received": now}
+    if closed:
+        changed |= {"open": False, "verdict": "complete"}
+    tx.save_run(msgspec.structs.replace(run, **changed))
+
+

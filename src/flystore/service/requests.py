@@ -1,0 +1,169 @@
+"""What callers may ask to be created or changed, checked and typed before anything is touched."""
+
+import uuid
+from typing import Any, Self
+
+import msgspec
+
+from flystore.model.errors import InvalidRequest
+from flystore.model.structures import (
+    ArrayStructure,
+    Asset,
+    DataSource,
+    Family,
+    Management,
+    RaggedStructure,
+    Spec,
+    TableStructure,
+)
+
+MAX_SPECS = 20
+
+
+def check_key(key: Any) -> str:
+    """Return `key` if it can be a path segment.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is empty, ``.``, ``..``, contains ``/`` or control characters, or is too long.
+    """
+    if not isinstance(key, str) or key in ("", ".", "..") or "/" in key or len(key) > 255:
+        raise InvalidRequest(f"{str(key)[:80]!r} cannot be a key: it must be a path segment without '/'")
+    if any(ord(letter) < 32 for letter in key):
+        raise InvalidRequest(f"{key[:80]!r} cannot be a key: it holds control characters")
+    return key
+
+
+def specs_from_wire(wire: Any) -> tuple[Spec, ...]:
+    """Return specs in their order.
+
+    Raises
+    ------
+    InvalidRequest
+        If there are too many, two of one name, or one is no ``{"name", "version"}``.
+    """
+    try:
+        specs = tuple(msgspec.convert(wire, list[Spec]))
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"specs must be a list of {{name, version}} objects: {error}") from error
+    if len(specs) > MAX_SPECS or len({spec.name for spec in specs}) != len(specs):
+        raise InvalidRequest(f"a node has at most {MAX_SPECS} specs, each name once")
+    return specs
+
+
+class _WireAsset(msgspec.Struct, forbid_unknown_fields=True):
+    data_uri: str
+    is_directory: bool = False
+    parameter: str | None = None
+    num: int | None = None
+    size: int | None = None
+    id: int | None = None
+
+
+class _WireSource(msgspec.Struct, forbid_unknown_fields=True):
+    structure_family: Family
+    structure: dict[str, Any] | None = None
+    id: int | None = None
+    mimetype: str | None = None
+    parameters: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    assets: list[_WireAsset] = []
+    management: Management = Management.WRITABLE
+
+
+def check_structure(family: Family, structure: Any) -> dict[str, Any] | None:
+    """Return the wire form of a structure after reading it as its family's.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is not one; chunks must add up to the shape.
+    """
+    match family:
+        case Family.ARRAY:
+            return ArrayStructure.from_wire(structure).to_wire()
+        case Family.TABLE:
+            return TableStructure.from_wire(structure).to_wire()
+        case Family.RAGGED:
+            return RaggedStructure.from_wire(structure).to_wire()
+        case _:
+            return structure
+
+
+def data_source_from_wire(wire: Any) -> DataSource:
+    """Return a posted data source; an absent mimetype is ``""``, for the service to choose.
+
+    Raises
+    ------
+    InvalidRequest
+        For unknown fields, families or structures.
+    """
+    try:
+        read = msgspec.convert(wire, _WireSource)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"this is not a data source: {error}") from error
+    assets = tuple(
+        Asset(asset.data_uri, asset.is_directory, asset.parameter or "data_uris", asset.num, asset.size)
+        for asset in read.assets
+    )
+    return DataSource(
+        family=read.structure_family,
+        mimetype=read.mimetype or "",
+        structure=check_structure(read.structure_family, read.structure) or {},
+        parameters=read.parameters,
+        properties=read.properties,
+        assets=assets,
+        management=read.management,
+        id=read.id,
+    )
+
+
+class NewNode(msgspec.Struct, frozen=True):
+    """A node to be made."""
+
+    key: str
+    family: Family
+    metadata: dict[str, Any]
+    specs: tuple[Spec, ...]
+    data_sources: tuple[DataSource, ...]
+
+    @classmethod
+    def from_wire(cls, wire: dict[str, Any]) -> Self:
+        """Read a posted node; ``ancestors`` is ignored, a missing ``id`` becomes a random one.
+
+        Raises
+        ------
+        InvalidRequest
+        """
+        key = check_key(wire.get("id") or str(uuid.uuid4()))
+        try:
+            family = Family(wire.get("structure_family"))
+        except ValueError as error:
+            raise InvalidRequest(f"structure_family must be one of {', '.join(Family)}") from error
+        metadata = wire.get("metadata")
+        if not isinstance(metadata, dict):
+            raise InvalidRequest("metadata must be a JSON object")
+        sources = wire.get("data_sources") or []
+        if not isinstance(sources, list):
+            raise InvalidRequest("data_sources must be a list")
+        found = tuple(data_source_from_wire(source) for source in sources)
+        if family is not Family.CONTAINER and len(found) != 1:
+            raise InvalidRequest(f"a node of family {family} needs one data source, not {len(found)}")
+        if any(source.family is not family for source in found):
+            raise InvalidRequest("the data source's structure_family is not the node's")
+        return cls(key, family, metadata, specs_from_wire(wire.get("specs") or []), found)
+
+
+class MetadataPatch(msgspec.Struct, frozen=True):
+    """Changes to metadata and specs; None leaves either as it is.
+
+    Attributes
+    ----------
+    merge : bool
+        True for RFC 7386 merge patches, False for RFC 6902 lists of operations.
+    """
+
+    merge: bool
+    metadata: Any = None
+    specs: Any = None

@@ -1,0 +1,59 @@
+"""Reading tables: slow data and appendable tables, as Arrow."""
+
+import pyarrow as pa
+
+from flystore.catalog import Catalog
+from flystore.model.errors import InvalidRequest, TooLarge
+from flystore.model.structures import Family
+
+from .browse import Browse, require_family
+from .columns import read_table
+from .limits import Limits
+
+
+class Tables:
+    """Rows in arrival order, one partition."""
+
+    def __init__(self, catalog: Catalog, browse: Browse, limits: Limits) -> None:
+        self._catalog = catalog
+        self._browse = browse
+        self._limits = limits
+
+    def read(self, path: tuple[str, ...], columns: list[str] | None = None) -> pa.Table:
+        """Return a table's rows; `columns` None means all.
+
+        Raises
+        ------
+        NotFound
+            If there is no such table or column.
+        """
+        entry = require_family(self._browse.entry(path), Family.TABLE)
+        assert entry.node is not None
+        with self._catalog.read() as snapshot:
+            return read_table(snapshot, entry.node, columns)
+
+    def arrow_file(
+        self, path: tuple[str, ...], columns: list[str] | None = None, *, partition: int = 0
+    ) -> pa.Buffer:
+        """Return rows as one Arrow IPC file.
+
+        Raises
+        ------
+        InvalidRequest
+            If the table has no such partition; all have one, number 0.
+        TooLarge
+            If the rows exceed what one answer may hold.
+        """
+        if partition != 0:
+            raise InvalidRequest("Partition out of range: this table has one partition, 0", status=400)
+        table = self.read(path, columns)
+        if table.nbytes > self._limits.response_bytes:
+            raise TooLarge(
+                f"these columns of {'/'.join(path)} hold {table.nbytes} bytes; this service sends at most "
+                f"{self._limits.response_bytes} at once. Ask for fewer columns.",
+                limit=self._limits.response_bytes,
+            )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        return sink.getvalue()

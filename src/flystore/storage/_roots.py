@@ -1,0 +1,416 @@
+"""Read roots: which files may be served, checked on the descriptor that is read.
+
+A file is opened first and judged after: what counts is where the *open descriptor* leads, symlinks
+resolved, so nothing can be swapped between the check and the use. What lies outside the roots is
+`OutsideRoots` whether or not it exists there, so an answer never tells what else is on the machine.
+Messages name the URI as it was registered and never a path of the server.
+
+Hard links cannot be told from the file itself: whoever may link a file into a root may have it served.
+"""
+
+import errno
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from flystore.model.errors import (
+    FlystoreError,
+    InvalidRequest,
+    Misconfigured,
+    MissingAsset,
+    OutsideRoots,
+    Truncated,
+    Unreadable,
+)
+
+from ._uris import candidate_paths, is_windows
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class PathMap:
+    r"""What a writer calls a place, and what this machine calls it.
+
+    Parameters
+    ----------
+    source : str
+        Leading part of the writer's paths; whole segments. Where it looks like Windows, case and the
+        kind of slash do not matter.
+    target : str
+        Absolute path here.
+    """
+
+    source: str
+    target: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        r"""Read ``FROM=TO``, for example ``C:\data=/mnt/data``. TO begins after the last ``=/``.
+
+        Raises
+        ------
+        Misconfigured
+            If FROM or TO is not an absolute path.
+        """
+        source, separator, target = text.rpartition("=/")
+        if not separator or not (source.startswith("/") or is_windows(source)):
+            raise Misconfigured(
+                f"--map {text!r} is not FROM=TO with two absolute paths; for example C:\\data=/mnt/data"
+            )
+        return cls(source, "/" + target)
+
+    def apply(self, path: str) -> str | None:
+        """Return the path here that `path` means, or None if this map says nothing about it."""
+        windows = is_windows(path)
+        if windows != is_windows(self.source):
+            return None
+        prefix, parts = _segments(self.source, windows), _segments(path, windows)
+        head = parts[: len(prefix)]
+        if windows:
+            prefix, head = [p.casefold() for p in prefix], [p.casefold() for p in head]
+        if head != prefix:
+            return None
+        return "/".join([self.target.rstrip("/"), *parts[len(prefix) :]]) or "/"
+
+    @property
+    def depth(self) -> int:
+        """Number of segments of `source`; the deepest matching map wins."""
+        return len(_segments(self.source, is_windows(self.source)))
+
+
+def _segments(path: str, windows: bool) -> list[str]:
+    return [part for part in re.split(r"[/\\]" if windows else "/", path) if part]
+
+
+class OpenedFile:
+    """A regular file inside the roots, open for reading by position.
+
+    Attributes
+    ----------
+    fd : int
+        The checked descriptor; closed by `close`.
+    path : str
+        Where it really is. For the log and for resolving links, never for an answer.
+    uri : str
+        As registered; what messages name.
+    stat : os.stat_result
+        Of the descriptor, when it was opened.
+    """
+
+    def __init__(self, fd: int, path: str, uri: str, status: os.stat_result) -> None:
+        self.fd = fd
+        self.path = path
+        self.uri = uri
+        self.stat = status
+
+    @property
+    def fingerprint(self) -> tuple[int, int, int]:
+        """(inode, size in bytes, modification time in ns): another one means other content."""
+        return (self.stat.st_ino, self.stat.st_size, self.stat.st_mtime_ns)
+
+    @property
+    def size(self) -> int:
+        """Size in bytes when opened."""
+        return self.stat.st_size
+
+    def current_size(self) -> int:
+        """Size in bytes now; a file being written may have grown."""
+        return os.fstat(self.fd).st_size
+
+    def read_into(self, offset: int, into: "Buffer") -> None:
+        """Fill a writable buffer with the bytes from `offset` on.
+
+        Raises
+        ------
+        Truncated
+            If the file ends before the buffer is full.
+        Unreadable
+            If the storage reports an error.
+        """
+        view = memoryview(into).cast("B")
+        done = 0
+        while done < len(view):
+            try:
+                n = os.preadv(self.fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise Unreadable(f"{self.uri} cannot be read: {os.strerror(error.errno or 0)}") from error
+            if n == 0:
+                raise Truncated(
+                    f"{self.uri} ends at byte {offset + done}; bytes up to {offset + len(view)} were expected",
+                    uri=self.uri,
+                    announced=offset + len(view),
+                    found=offset + done,
+                )
+            done += n
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset` on; errors as `read_into`."""
+        end = self.current_size()
+        if offset + length > end:  # before allocating: a damaged header may announce anything
+            raise Truncated(
+                f"{self.uri} ends at byte {end}; bytes up to {offset + length} were expected",
+                uri=self.uri,
+                announced=offset + length,
+                found=end,
+            )
+        data = bytearray(length)
+        self.read_into(offset, data)
+        return bytes(data)
+
+    def stream(self) -> "FileStream":
+        """Return a file object with a position of its own on the checked descriptor."""
+        return FileStream(self)
+
+    def close(self) -> None:
+        """Close the descriptor; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class FileStream(io.RawIOBase):
+    """A read-only, seekable file object over an `OpenedFile`; closing it leaves the descriptor open."""
+
+    def __init__(self, file: OpenedFile) -> None:
+        self._file = file
+        self._position = 0
+        self.name = file.uri
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end()}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "seek before the beginning")
+        self._position = base + offset
+        return self._position
+
+    def _end(self) -> int:
+        return self._file.current_size()
+
+    def readinto(self, buffer: "Buffer") -> int:
+        n = os.preadv(self._file.fd, [memoryview(buffer).cast("B")], self._position)
+        self._position += n
+        return n
+
+
+class Roots:
+    """The places that an operator allows to be read, and the maps from writers' names to them.
+
+    Parameters
+    ----------
+    read : sequence of Path
+        Directories; symlinks in them are resolved once, here. None at all means nothing can be read.
+    maps : sequence of PathMap
+        Applied when a file is looked for, never stored. The longest match wins, then the first.
+    """
+
+    def __init__(self, read: Sequence[Path | str] = (), maps: Sequence[PathMap] = ()) -> None:
+        self.read = tuple(os.path.realpath(root) for root in read)
+        self.maps = tuple(sorted(maps, key=lambda m: -m.depth))
+
+    def resolve(self, uri: str) -> Path:
+        """Return where the file or directory of a URI really is.
+
+        A statement about now only: to read, use `open`, which checks what it opens.
+
+        Raises
+        ------
+        OutsideRoots, MissingAsset, Unreadable, Unsupported, InvalidRequest
+            As `open` does.
+        """
+
+        def existing(real: str) -> Path:
+            os.stat(real)
+            return Path(real)
+
+        return self._first(uri, lambda path: existing(self._inside(path, uri)))
+
+    def open(self, uri: str) -> OpenedFile:
+        """Open a regular file for reading; a context manager.
+
+        Raises
+        ------
+        OutsideRoots
+            If it lies, or a symlink leads, outside every root; whether or not it exists.
+        MissingAsset
+            If it would be inside a root and is not there.
+        Unreadable
+            If it is no regular file (a directory, a pipe, a device) or may not be read.
+        Unsupported
+            If the URI has another scheme than ``file``.
+        InvalidRequest
+            If the URI holds no absolute path, a NUL, or a name that no file system takes.
+        """
+        return self._first(uri, lambda path: self._open_path(path, uri))
+
+    def open_path(self, path: str, uri: str) -> OpenedFile:
+        """Open a file by the path it has here (no maps, no decoding), named `uri` in messages.
+
+        For what a link inside a file leads to. Errors as `open`.
+        """
+        return self._explained(uri, lambda: self._open_path(path, uri))
+
+    def open_below(self, uri: str, relative: str) -> OpenedFile:
+        """Open a file below the directory of a URI.
+
+        Parameters
+        ----------
+        uri : str
+            A directory.
+        relative : str
+            Path below it, with ``/``. Absolute paths and ``..`` are refused.
+
+        Raises
+        ------
+        InvalidRequest
+            If `relative` is not a path below a directory.
+        OutsideRoots
+            Also if a symlink leads out of this directory, even to elsewhere inside the roots.
+        """
+        parts = relative.split("/")
+        if not relative or relative.startswith("/") or "\\" in relative or "\0" in relative or ".." in parts:
+            raise InvalidRequest(f"{relative[:200]!r} is not a path below {uri}")
+        directory = self.resolve(uri)
+        narrowed = Roots([directory])
+        name = f"{uri.rstrip('/')}/{relative}"
+        return narrowed.open_path(os.path.join(directory, relative), name)
+
+    def list_files(self, uri: str) -> Iterator[tuple[str, int]]:
+        """Yield (name, size in bytes) of the regular files directly in a directory, in no order.
+
+        Symlinks are followed only where they stay inside the roots; others are left out.
+        """
+        directory = self.resolve(uri)
+
+        def entries() -> list[tuple[str, int]]:
+            with os.scandir(directory) as found:
+                return [(e.name, e.stat().st_size) for e in found if self._listable(e)]
+
+        yield from self._explained(uri, entries)
+
+    def _listable(self, entry: os.DirEntry[str]) -> bool:
+        if entry.is_symlink() and not self._contains(os.path.realpath(entry.path)):
+            return False
+        return entry.is_file()
+
+    def here(self, path: str) -> str:
+        """Return the path on this machine for a writer's path: mapped, or as it is.
+
+        Raises
+        ------
+        OutsideRoots
+            If it is a Windows path that no map covers.
+        """
+        for path_map in self.maps:
+            mapped = path_map.apply(path)
+            if mapped is not None:
+                return mapped
+        if is_windows(path):
+            raise OutsideRoots(
+                f"{path!r} is a Windows path and no map covers it; the operator can add --map FROM=TO"
+            )
+        return path
+
+    def _first(self, uri: str, use: Callable[[str], _T]) -> _T:
+        """Use the first candidate path that is there; the last one's error is the answer if none is."""
+        candidates = candidate_paths(uri)
+        for path in candidates[:-1]:
+            try:
+                return self._explained(uri, lambda path=path: use(self.here(path)))  # type: ignore[misc]
+            except (MissingAsset, OutsideRoots, InvalidRequest):
+                continue
+        return self._explained(uri, lambda: use(self.here(candidates[-1])))
+
+    def _explained(self, uri: str, use: Callable[[], _T]) -> _T:
+        try:
+            return use()
+        except FlystoreError:
+            raise
+        except OSError as error:
+            raise _in_words(error, uri) from error
+        except ValueError as error:  # an embedded NUL, or a name that cannot be encoded
+            raise InvalidRequest(f"{uri[:200]!r} is not a file name") from error
+
+    def _open_path(self, path: str, uri: str) -> OpenedFile:
+        real = self._inside(path, uri)
+        # A look before opening: merely opening a device or a pipe can have effects.
+        if not stat.S_ISREG(os.stat(real).st_mode):
+            raise _not_regular(uri)
+        fd = os.open(real, _FLAGS)
+        try:
+            status = os.fstat(fd)
+            where = self._checked(fd, real, status, uri)
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_regular(uri)
+        except BaseException:
+            os.close(fd)
+            raise
+        return OpenedFile(fd, where, uri, status)
+
+    def _inside(self, path: str, uri: str) -> str:
+        real = os.path.realpath(path)
+        if not self._contains(real):
+            raise _outside(uri)
+        return real
+
+    def _checked(self, fd: int, real: str, status: os.stat_result, uri: str) -> str:
+        """Return where a descriptor leads, after judging that; the name it was opened by does not count."""
+        try:
+            where = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            # No /proc: the path is resolved again and must still be the same file.
+            where = os.path.realpath(real)
+            if not os.path.samestat(os.stat(where), status):
+                raise _outside(uri) from None
+        if not self._contains(where):
+            raise _outside(uri)
+        return where
+
+    def _contains(self, real: str) -> bool:
+        # Strings, both sides resolved; the separator keeps /data2 out of /data.
+        return any(real == root or real.startswith(root.rstrip("/") + "/") for root in self.read)
+
+
+def _outside(uri: str) -> OutsideRoots:
+    return OutsideRoots(
+        f"{uri} is not inside the read roots of this service; the operator can add a root (--read) or a "
+        f"path map (--map)",
+        uri=uri,
+    )
+
+
+def _not_regular(uri: str) -> Unreadable:
+    return Unreadable(f"{uri} is not a regular file", uri=uri)
+
+
+def _in_words(error: OSError, uri: str) -> FlystoreError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return MissingAsset(f"{uri} does not exist where this service looks for it", uri=uri)
+    if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+        return InvalidRequest(f"{uri[:200]!r} is not a file name: {os.strerror(error.errno)}")
+    reason = os.strerror(error.errno) if error.errno else "input/output error"
+    return Unreadable(f"{uri} cannot be opened: {reason}", uri=uri)

@@ -1,0 +1,69 @@
+"""Run an ASGI application on a real socket for as long as a ``with`` block lasts."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def serving(app: Any, *, lifespan: str = "auto", start_seconds: float = 30.0) -> Iterator[str]:
+    """Serve `app` with uvicorn in a thread, on a port the system chooses.
+
+    Parameters
+    ----------
+    app : ASGI application
+    lifespan : str
+        uvicorn's setting: ``auto``, ``on`` or ``off``.
+    start_seconds : float
+        How long the application may take to start.
+
+    Yields
+    ------
+    str
+        Its base URL, ``http://127.0.0.1:<port>``.
+    """
+    import uvicorn
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    config = uvicorn.Config(app, log_level="warning", lifespan=lifespan, timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    ready = threading.Event()
+    failed: list[BaseException] = []
+
+    async def run() -> None:
+        # `startup` is where uvicorn begins to accept; there is nothing to poll for.
+        original = server.startup
+
+        async def startup(sockets: Any = None) -> None:
+            await original(sockets)
+            ready.set()
+
+        server.startup = startup  # type: ignore[method-assign]
+        await server.serve(sockets=[listener])
+
+    def main() -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(run())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            failed.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=main, name="flystore-testing-server")
+    thread.start()
+    try:
+        if not ready.wait(start_seconds):
+            raise TimeoutError(f"the application did not start within {start_seconds} s")
+        if failed or not server.started:
+            raise RuntimeError("the application did not start") from (failed[0] if failed else None)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(start_seconds)
+        listener.close()

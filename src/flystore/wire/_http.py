@@ -1,0 +1,367 @@
+"""Requests over sockets: a pool of kept-alive connections, bodies read where they belong."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.response import BaseHTTPResponse
+
+from flystore.model.errors import Conflict, DeadlineExceeded, FlystoreError, InvalidRequest, Unavailable
+
+from ._address import ServiceAddress, api_key_from_environment, parse_address
+from ._answer import Answer, Body, encode_params, raise_for_error
+from ._transport import Headers, Params, StreamedAnswer
+
+CONNECT_SECONDS = 10.0
+TIMEOUT_SECONDS = 120.0
+"""Without any byte from the service; a cold read of a large chunk from slow disks takes tens of seconds."""
+
+PIECE_BYTES = 1 << 20
+"""What is taken from a socket at once: the rate is flat from 1 MiB up, and one piece stays in the cache."""
+
+ATTEMPTS = 3
+"""Of a GET whose connection failed."""
+
+FIRST_PAUSE_SECONDS = 0.1
+NOT_READY_SECONDS = 5.0
+"""How long a GET keeps asking for data that the service says will be there in a moment."""
+
+_POOL_SIZE = 8
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class HttpTransport:
+    """A `Transport` to a service at a URL.
+
+    Parameters
+    ----------
+    base_url : str
+        As typed: with or without ``/api/v1``, a node's path or ``?api_key=``. The path is not used here.
+    api_key : str, optional
+        Wins over one in the URL, which wins over ``FLYSTORE_API_KEY`` and ``TILED_API_KEY``. With none of
+        them requests are anonymous.
+    timeout : float
+        Seconds without a byte from the service before a request fails with `DeadlineExceeded`.
+    sleep : callable
+        Waits between attempts; given seconds.
+
+    Raises
+    ------
+    InvalidRequest
+        If `base_url` is not the URL of a service. Nothing is sent yet.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        address = parse_address(base_url)
+        self._base_url = address.base_url
+        self._api_key = api_key or address.api_key or api_key_from_environment()
+        self._timeout = timeout
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._pool: urllib3.PoolManager | None = None
+        self._pool_process = 0
+        # Compressing costs a local service more than the bytes cost the loopback.
+        self._compressed = {} if address.is_loopback else urllib3.util.make_headers(accept_encoding=True)
+
+    def __reduce__(self) -> Any:
+        return (_restore, (self._base_url, self._api_key, self._timeout))
+
+    def __repr__(self) -> str:
+        return f"<HttpTransport {self._base_url}>"
+
+    @property
+    def where(self) -> str:
+        return self._base_url
+
+    @property
+    def base_url(self) -> str:
+        return self._base_url
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Headers | None = None,
+        body: bytes | bytearray | memoryview | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        def attempt() -> Answer:
+            response = self._send(
+                method, path, params, {**self._compressed, **(headers or {})}, body, timeout
+            )
+            with _released(response):
+                return Answer(response.status, _lower(response.headers), _whole_body(response))
+
+        return self._repeated(method, path, attempt)
+
+    def readinto(
+        self,
+        method: str,
+        path: str,
+        into: memoryview,
+        *,
+        params: Params | None = None,
+        headers: Headers | None = None,
+        body: bytes | bytearray | memoryview | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        def attempt() -> Answer:
+            # No compression: the bytes go straight where they belong.
+            plain = {**(headers or {}), "Accept-Encoding": "identity"}
+            response = self._send(method, path, params, plain, body, timeout)
+            with _released(response):
+                announced = response.headers.get("content-length", "")
+                if announced.isdigit() and int(announced) != len(into):
+                    raise size_changed(path, len(into), int(announced))
+                _fill(response, into, path)
+                return Answer(response.status, _lower(response.headers), b"")
+
+        return self._repeated(method, path, attempt)
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Headers | None = None,
+        body: bytes | bytearray | memoryview | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[StreamedAnswer]:
+        what = self._in_words(method, path)
+        try:
+            response = self._send(
+                method, path, params, {**self._compressed, **(headers or {})}, body, timeout
+            )
+            with _released(response):
+                yield StreamedAnswer(response.status, _lower(response.headers), self._chunks(response, what))
+        except HTTPError as error:
+            self._fail(what, error)
+
+    def close(self) -> None:
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.clear()
+
+    def _chunks(self, response: BaseHTTPResponse, what: str) -> Iterator[bytes]:
+        # Errors of the socket are turned here, so that those of the code that takes the chunks are not.
+        try:
+            yield from response.stream(PIECE_BYTES, decode_content=True)
+        except HTTPError as error:
+            self._fail(what, error)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        params: Params | None,
+        headers: Headers,
+        body: bytes | bytearray | memoryview | None,
+        timeout: float | None,
+    ) -> BaseHTTPResponse:
+        """Return the response to one request, its body unread, or raise the error it reports."""
+        sent = {"User-Agent": "flystore", **headers}
+        if self._api_key is not None:
+            sent["Authorization"] = f"Apikey {self._api_key}"
+        query = encode_params(params)
+        target = f"{path}?{query}" if query else path
+        for _ in range(3):
+            response = self._manager().urlopen(
+                method,
+                self._base_url + target,
+                body=body,
+                headers=sent,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=timeout or self._timeout),
+            )
+            if response.status not in _REDIRECTS:
+                break
+            self._follow(method, path, response)
+        if response.status >= 400:
+            with _released(response):
+                failed = _whole_body(response)
+            raise_for_error(response.status, _lower(response.headers), failed, self._in_words(method, path))
+        return response
+
+    def _follow(self, method: str, path: str, response: BaseHTTPResponse) -> None:
+        """Take the service's new base URL from a redirect, if it is the same host and no less secure."""
+        with _released(response):
+            response.drain_conn()
+        location = response.headers.get("location", "")
+        old, new = urlsplit(self._base_url), urlsplit(location)
+        moved = location.split("?")[0]
+        if (
+            method == "GET"
+            and new.hostname == old.hostname
+            and (new.scheme == "https" or old.scheme == new.scheme)
+            and moved.endswith(path)
+            and moved != self._base_url + path
+        ):
+            self._base_url = moved.removesuffix(path)
+            return
+        raise InvalidRequest(
+            f"{self._in_words(method, path)} was redirected to {location or 'nowhere'}; if that is "
+            "the service, use its URL",
+            location=location,
+        )
+
+    def _manager(self) -> urllib3.PoolManager:
+        with self._lock:
+            # A forked child must not speak on its parent's sockets.
+            if self._pool is None or self._pool_process != os.getpid():
+                self._pool = _new_pool(self._base_url)
+                self._pool_process = os.getpid()
+            return self._pool
+
+    def _repeated(self, method: str, path: str, attempt: Callable[[], Answer]) -> Answer:
+        """Run `attempt`, again a few times if it is a GET that failed for want of a connection or of data."""
+        what = self._in_words(method, path)
+        pause, failures, waited = FIRST_PAUSE_SECONDS, 0, 0.0
+        while True:
+            try:
+                return attempt()
+            except (NewConnectionError, ConnectTimeoutError, ProtocolError) as error:
+                failures += 1
+                if method != "GET" or failures >= ATTEMPTS or isinstance(error, NameResolutionError):
+                    self._fail(what, error)
+                self._sleep(pause)
+                pause *= 4
+            except HTTPError as error:
+                self._fail(what, error)
+            except FlystoreError as error:
+                if method != "GET" or error.kind != "not-ready" or waited >= NOT_READY_SECONDS:
+                    raise
+                self._sleep(1.0)
+                waited += 1.0
+
+    def _in_words(self, method: str, path: str) -> str:
+        return f"{method} {self._base_url}{path}"
+
+    def _fail(self, what: str, error: HTTPError) -> NoReturn:
+        if isinstance(error, ReadTimeoutError):
+            raise DeadlineExceeded(
+                f"{what}: no byte from the service for {self._timeout:g} s. It may be busy; try "
+                "again, or ask for less at once.",
+                url=self._base_url,
+            ) from error
+        reason = _reason(error)
+        if isinstance(error, SSLError):
+            advice = (
+                "Its certificate is not one this machine trusts; check the URL's host name and the clock."
+            )
+        elif isinstance(error, (NewConnectionError, ConnectTimeoutError)):
+            advice = f"Is the service running and reachable at {self._base_url}?"
+        else:
+            advice = "The connection broke; try again."
+        raise Unavailable(f"{what}: {reason}. {advice}", url=self._base_url) from error
+
+
+def _restore(base_url: str, api_key: str | None, timeout: float) -> HttpTransport:
+    return HttpTransport(base_url, api_key, timeout=timeout)
+
+
+def _new_pool(base_url: str) -> urllib3.PoolManager:
+    address = ServiceAddress(base_url, (), None)
+    parts = urlsplit(base_url)
+    proxy = getproxies_environment().get(parts.scheme)
+    if proxy and not address.is_loopback and not proxy_bypass_environment(parts.hostname or ""):
+        return urllib3.ProxyManager(proxy, maxsize=_POOL_SIZE)
+    return urllib3.PoolManager(maxsize=_POOL_SIZE)
+
+
+def size_changed(path: str, expected: int, found: int) -> Conflict:
+    """Return the error for a body of another size than the caller made room for."""
+    return Conflict(
+        f"{path} has {found} bytes where {expected} were expected: the data has changed since its shape was "
+        "read. Look it up again and repeat the read.",
+        expected=expected,
+        found=found,
+    )
+
+
+@contextmanager
+def _released(response: BaseHTTPResponse) -> Iterator[None]:
+    """Give the connection back: for reuse if its body was read to the end, else closed."""
+    try:
+        yield
+    except BaseException:
+        response.close()
+        raise
+    finally:
+        if not response.closed and response.length_remaining not in (0, None):
+            response.close()
+        response.release_conn()
+
+
+def _whole_body(response: BaseHTTPResponse) -> Body:
+    length = response.headers.get("content-length", "")
+    if not length.isdigit() or int(length) < PIECE_BYTES or "content-encoding" in response.headers:
+        return response.read(decode_content=True)
+    # One read of many MiB is three times slower than pieces into a buffer.
+    whole = bytearray(int(length))
+    filled = _fill_from(response, memoryview(whole))
+    if filled != len(whole):
+        raise ProtocolError(f"the body ended after {filled} of {len(whole)} bytes")
+    return whole
+
+
+def _fill(response: BaseHTTPResponse, into: memoryview, path: str) -> None:
+    filled = _fill_from(response, into)
+    if filled != len(into):
+        if "content-length" in response.headers:
+            raise ProtocolError(f"the body ended after {filled} of {len(into)} bytes")
+        raise size_changed(path, len(into), filled)
+    surplus = response.read(PIECE_BYTES)
+    if surplus:
+        raise size_changed(path, len(into), len(into) + len(surplus))
+
+
+def _fill_from(response: BaseHTTPResponse, into: memoryview) -> int:
+    at = 0
+    while at < len(into):
+        piece = response.read(min(PIECE_BYTES, len(into) - at), decode_content=False)
+        if not piece:
+            break
+        into[at : at + len(piece)] = piece
+        at += len(piece)
+    return at
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause as a short text, without object addresses."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    text = str(error) or type(error).__name__
+    return text.rsplit(">: ", 1)[-1]

@@ -1,0 +1,123 @@
+"""The protocol that every way of reaching a service keeps."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from ._answer import Answer
+
+Params = Mapping[str, Any] | Sequence[tuple[str, Any]]
+"""Query parameters; a list value repeats the name, None leaves it out."""
+
+Headers = Mapping[str, str]
+
+
+class StreamedAnswer(NamedTuple):
+    """An answer whose body is still arriving.
+
+    Attributes
+    ----------
+    status : int
+    headers : Mapping
+        Names in lower case.
+    chunks : iterator of bytes
+        The body in pieces of any size; only valid inside the ``with`` block.
+    """
+
+    status: int
+    headers: Headers
+    chunks: Iterator[bytes]
+
+
+class Transport(Protocol):
+    """Sends requests to one service, from any number of threads at once.
+
+    Guarantees
+    ----------
+    errors      an answer of 400 or above is raised as an error of `flystore.model.errors`: by its
+                `kind` where the body names one, else by its status. What is returned is a success.
+    unreachable no answer is `Unavailable`, and one that came too late is `DeadlineExceeded`; both name
+                the service and what to do.
+    retries     a GET may be repeated a few times; anything else is sent at most once.
+    whole       a body that ends early is never returned as if it were whole.
+    """
+
+    @property
+    def where(self) -> str:
+        """The service in words, for messages: its base URL, or the directory of a store."""
+        ...
+
+    @property
+    def base_url(self) -> str:
+        """URL in front of `path`, without a trailing slash."""
+        ...
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Headers | None = None,
+        body: bytes | bytearray | memoryview | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Send a request and return its whole answer.
+
+        Parameters
+        ----------
+        path : str
+            From the service's root, percent-encoded: ``/api/v1/metadata/a%20b`` (see `api_path`).
+        timeout : float, optional
+            Seconds without any sign of the service; None takes the transport's own.
+        """
+        ...
+
+    def readinto(
+        self,
+        method: str,
+        path: str,
+        into: memoryview,
+        *,
+        params: Params | None = None,
+        headers: Headers | None = None,
+        body: bytes | bytearray | memoryview | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Send a request and read the answer's body straight into `into`.
+
+        Parameters
+        ----------
+        into : memoryview
+            Writable, contiguous, of bytes; its length is the length expected. After an error its content
+            is undefined.
+
+        Returns
+        -------
+        Answer
+            With an empty body.
+
+        Raises
+        ------
+        Conflict
+            If the body is longer or shorter than `into`: what is there has changed since its size was
+            learnt. Carries `expected` and `found`, in bytes.
+        """
+        ...
+
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Headers | None = None,
+        body: bytes | bytearray | memoryview | None = None,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[StreamedAnswer]:
+        """Send a request and hand out its body as it arrives; nothing is repeated."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections, threads and loops. Closing twice is harmless."""
+        ...
