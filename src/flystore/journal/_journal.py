@@ -289,6 +289,7 @@ class Journal:
             if damage is not None:
                 self.unreadable.append(damage)
             return None
+        acked = max(read_acked(self.path, name).ordinal, segments[0].first)
         return RunLog(
             self, header.run, name, header.log, segments, acked=acked, damage=damage, writable=False
         )
@@ -330,6 +331,7 @@ class Journal:
     def readmit(self, log: RunLog) -> None:
         """List a log again that was removed and then appended to."""
         with self._guard:
+            log.removed = False
             if log not in self._logs:
                 self._logs.append(log)
 

@@ -101,7 +101,8 @@ class RunLog:
     ended : bool
         True once `end_run` was called: no more documents are expected, though more are taken.
     removed : bool
-        True while no file of it is left: everything was acknowledged.
+        True once `remove_if_done` deleted its files, until `Journal.readmit`: whoever appends after
+        all must see to that.
     """
 
     def __init__(
@@ -263,7 +264,6 @@ class RunLog:
         self._descriptor = descriptor
         self._next_segment = number + 1
         self._new_names = True
-        self.removed = False
         self._segments.append(segment)
         return segment
 

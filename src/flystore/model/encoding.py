@@ -236,14 +236,14 @@ def _wrap_scalar(value: np.generic) -> Any:
 def _opaque(value: Any) -> Any:
     try:
         text = repr(value)
-    except Exception as error:  # a device's own __repr__ may raise anything; the document must still be kept
+    except Exception as error:  # noqa: BLE001 - a device's own __repr__ may raise anything
         text = f"<repr raised {type(error).__name__}>"
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     return _Ext(_OPAQUE, _PACK([name, text.encode("utf-8", "replace").decode()]))
 
 
 def _wrap_array(value: np.ndarray, careful: bool, depth: int) -> Any:
-    order = "F" if value.ndim > 1 and value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    order: Any = "F" if value.ndim > 1 and value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     if value.dtype.hasobject:
         if value.dtype.fields is not None:
             return _opaque(value)
@@ -256,8 +256,8 @@ def _wrap_array(value: np.ndarray, careful: bool, depth: int) -> Any:
 
 
 def _describe(dtype: np.dtype) -> Any:
-    """Names, formats and offsets of a structured dtype: all that `numpy.dtype` needs to make it again."""
-    fields = dtype.fields or {}
+    """Names, formats and offsets of a structured dtype: what `numpy.dtype` needs; titles are not kept."""
+    fields: Mapping[str, Any] = dtype.fields or {}
     names = list(dtype.names or ())
     formats = []
     for name in names:

@@ -168,7 +168,7 @@ class ArrayStructure(msgspec.Struct, frozen=True):
         try:
             shape = tuple(_length(n) for n in wire["shape"])
             chunks = tuple(tuple(_length(n) for n in axis) for axis in wire["chunks"])
-            dims = _names(wire.get("dims"))
+            dims = None if wire.get("dims") is None else _names(wire["dims"])
             dtype = dtype_from_wire(wire["data_type"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"this is not an array structure: {error!r}") from error
@@ -179,9 +179,7 @@ class ArrayStructure(msgspec.Struct, frozen=True):
         return cls.of(dtype, shape, chunks, dims)
 
 
-def _names(names: Any) -> tuple[str, ...] | None:
-    if names is None:
-        return None
+def _names(names: Any) -> tuple[str, ...]:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{names!r} is no list of names")
     return tuple(names)
@@ -235,7 +233,7 @@ class TableStructure(msgspec.Struct, frozen=True):
                 raise ValueError("arrow_schema lacks its data: prefix")
             raw = base64.b64decode(text[len(ARROW_SCHEMA_PREFIX) :], validate=True)
             pa.ipc.read_schema(pa.py_buffer(raw))
-            return cls(raw, _names(wire["columns"]) or (), _length(wire["npartitions"]))
+            return cls(raw, _names(wire["columns"]), _length(wire["npartitions"]))
         except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException, OSError) as error:
             raise InvalidRequest(f"this is not a table structure: {error!r}") from error
 
@@ -275,7 +273,7 @@ class RaggedStructure(msgspec.Struct, frozen=True):
                 dtype_from_wire(wire["data_type"]).str,
                 tuple(None if n is None else _length(n) for n in wire["shape"]),
                 _length(wire["size"]),
-                _names(wire.get("dims")),
+                None if wire.get("dims") is None else _names(wire["dims"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"this is not a ragged structure: {error!r}") from error
@@ -335,3 +333,6 @@ SEGMENTS_MIMETYPE = "application/x-tiled-sql-table"
 
 SEGMENT_ARRAY_MIMETYPE = "application/x-flystore-segments"
 """One array-valued column of slow data, kept in the segments of its stream."""
+
+ZARR_MIMETYPE = "application/x-zarr"
+"""An array that this service keeps as Zarr, readable with zarr-python alone."""

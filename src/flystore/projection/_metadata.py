@@ -55,7 +55,9 @@ def _rare_view(value: Any, depth: int) -> Any:
         return list(bytes(value))
     if isinstance(value, (set, frozenset)):
         # The order of a set differs from process to process; a tree worked out twice must be the same.
-        return sorted((json_view(inner, depth - 1) for inner in value), key=lambda inner: (str(type(inner)), str(inner)))
+        return sorted(
+            (json_view(inner, depth - 1) for inner in value), key=lambda inner: (str(type(inner)), str(inner))
+        )
     if isinstance(value, bool):
         return bool(value)
     if isinstance(value, int):

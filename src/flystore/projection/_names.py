@@ -18,8 +18,8 @@ import re
 
 RESERVED = {"time": "time_", "seq_num": "seq_num_"}
 CLAIMED = frozenset({"seq_num", "time", "internal"})
-_UNSAFE = re.compile(r"[~/\\%?#\x00-\x1f\x7f]|[\ud800-\udfff]")
-_ESCAPE = re.compile(r"~([0-9A-F]{2})")
+_UNSAFE = re.compile(r"[~/\\%?#\x00-\x1f\x7f\ud800-\udfff]")
+_ESCAPE = re.compile(rb"~([0-9A-F]{2})")
 _TABLE_PART = re.compile(r"internal_[0-9]+")
 
 
@@ -54,18 +54,8 @@ def unescape(name: str) -> str:
     name = name.split("~~")[0]
     if name == "~":
         return ""
-    raw = _ESCAPE.sub(lambda found: "\udc00" + chr(int(found.group(1), 16)), name)
-    out = bytearray()
-    escaped = False
-    for char in raw:
-        if char == "\udc00" and not escaped:
-            escaped = True
-        elif escaped:
-            out.append(ord(char))
-            escaped = False
-        else:
-            out += char.encode("utf-8", "surrogatepass")
-    return out.decode("utf-8", "surrogatepass")
+    raw = _ESCAPE.sub(lambda found: bytes([int(found.group(1), 16)]), name.encode())
+    return raw.decode("utf-8", "surrogatepass")
 
 
 def claim(key: str, taken: set[str]) -> str:

@@ -8,15 +8,15 @@ ever sees one without the others. A document's content is never a reason to refu
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import msgspec
 
-from flystore.catalog import Catalog, Run, Transaction
+from flystore.catalog import Catalog, Run, Snapshot, Transaction
 from flystore.model.errors import Conflict, ContentClash, Damaged, InvalidRequest, SequenceGap, StaleEpoch, TooLarge
 from flystore.model.frames import FrameDecoder, frame, is_document, split_frames
-from flystore.projection import RunState, advance
+from flystore.projection import RunState, advance, verdict
 
 from .limits import Limits
 from .log_bodies import pack, unpack
@@ -25,6 +25,8 @@ from .projecting import apply_changes
 from .recent import Recent
 
 log = logging.getLogger("flystore.service")
+
+Writer = Literal["documents", "orphans"]
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -55,6 +57,15 @@ class _Arrived(msgspec.Struct):
     payloads: list[bytes]
     digests: list[bytes]
     lead: list[list[bytes]]
+
+
+class _Stored(msgspec.Struct):
+    """What a batch led to; `state` None means nothing new came, `stopped` that the run has its stop."""
+
+    ack: Ack
+    state: RunState | None
+    look_at: list[int]
+    stopped: bool
 
 
 class Ingest:
@@ -92,50 +103,41 @@ class Ingest:
             The run was written by the Tiled protocol, or was deleted.
         """
         _check_uid(uid)
-        received = self._clock()
-        with self._catalog.write() as tx:
-            run = tx.run(uid)
-            watermark = _admit(run, uid, first, epoch)
-            state = self._state(tx, uid, run)
-            arrived = self._parse(body, state)
-            _compare(tx, uid, first, watermark, arrived)
-            fresh = max(0, watermark - first)
-            if fresh >= len(arrived.payloads):
-                if run is not None and epoch > run.epoch:
-                    tx.save_run(msgspec.structs.replace(run, epoch=epoch))
-                ack = Ack(watermark, max(epoch, run.epoch if run is not None else epoch))
-                external: list[int] = []
-                stopped = False
-            else:
-                ack, state, external, stopped = self._store(
-                    tx, uid, run, state, arrived, fresh, first, epoch, received
-                )
-        self._states[(uid, ack.watermark)] = state
-        self._prober.enqueue(external)
-        if stopped or (run is not None and not run.open):
-            ack = msgspec.structs.replace(ack, verdict=self._verdict_line(uid))
-        return ack
+        return self._take(uid, first, epoch, body, "documents")
 
     def orphans(self, journal: str, first: int, body: bytes) -> int:
         """Keep documents that belong to no run; return the next ordinal expected of `journal`.
 
-        They have no tree: they are in the log, so that nothing a device said is lost.
+        They have no tree: they are in the log, so that nothing a device said is lost. Raises as `batch` does.
         """
-        payloads = [bytes(payload) for payload in self._split(body)]
-        key = f"orphans:{journal}"
+        return self._take(f"orphans:{journal}", first, 0, body, "orphans").watermark
+
+    def _take(self, uid: str, first: int, epoch: int, body: bytes, writer: Writer) -> Ack:
+        received = self._clock()
         with self._catalog.write() as tx:
-            run = tx.run(key)
-            watermark = 0 if run is None else run.watermark
-            if first > watermark:
-                raise _gap(key, first, watermark)
-            decoder = FrameDecoder()
-            fresh = [p for p in payloads if is_document(p)][max(0, watermark - first) :]
-            if fresh:
-                digests = b"".join(decoder.digest(payload) for payload in fresh)
-                packed = pack(b"".join(frame(p) for p in payloads))
-                tx.append_documents(key, watermark, len(fresh), 0, digests, packed, self._clock())
-                tx.save_run(_orphan_run(key, watermark + len(fresh), self._clock()))
-            return watermark + len(fresh)
+            run = tx.run(uid)
+            watermark = _admit(run, uid, first, epoch, writer)
+            state = self._state(uid, run)
+            arrived = self._parse(body, state)
+            _compare(tx, uid, first, watermark, arrived)
+            fresh = max(0, watermark - first)
+            if fresh >= len(arrived.payloads):
+                stored = self._known(tx, run, watermark, epoch)
+            else:
+                stored = self._store(tx, uid, run, state, arrived, fresh, first, epoch, received, writer)
+        if stored.state is not None:
+            self._states[(uid, stored.ack.watermark)] = stored.state
+        self._prober.enqueue(stored.look_at)
+        if stored.stopped and writer == "documents":
+            return msgspec.structs.replace(stored.ack, verdict=self._verdict_line(uid))
+        return stored.ack
+
+    def _known(self, tx: Transaction, run: Run | None, watermark: int, epoch: int) -> "_Stored":
+        """Answer a batch of which all is stored already."""
+        assert run is not None
+        if epoch > run.epoch:
+            tx.save_run(msgspec.structs.replace(run, epoch=epoch))
+        return _Stored(Ack(watermark, max(epoch, run.epoch)), None, [], stopped=not run.open)
 
     def _store(
         self,
@@ -148,7 +150,8 @@ class Ingest:
         first: int,
         epoch: int,
         received: float,
-    ) -> tuple[Ack, RunState, list[int], bool]:
+        writer: Writer,
+    ) -> "_Stored":
         start = first + fresh
         payloads, digests = arrived.payloads[fresh:], arrived.digests[fresh:]
         decoder = FrameDecoder(state.templates)
@@ -166,12 +169,18 @@ class Ingest:
         tx.append_documents(
             uid, start, len(documents), epoch, b"".join(digests), pack(b"".join(stored)), received
         )
-        state, external, projected = self._project(tx, uid, run, state, documents, decoder, received)
+        look_at: list[int] = []
+        projected = watermark
+        if writer == "documents":
+            state, look_at, projected = self._project(tx, uid, run, state, documents, decoder, received)
+        else:
+            state = RunState.from_bytes(state.to_bytes())
+            state.templates = dict(decoder.templates)
         stopped = any(name == "stop" for _, name, _ in documents)
         tx.save_run(
             Run(
                 uid=uid,
-                writer="documents",
+                writer=writer,
                 watermark=watermark,
                 projected=projected,
                 epoch=epoch,
@@ -179,10 +188,10 @@ class Ingest:
                 open=not (stopped or (run is not None and not run.open)),
                 last_received=received,
                 start_time=_start_time(documents, run),
-                verdict=state_word(state),
+                verdict=verdict(state).state if writer == "documents" else None,
             )
         )
-        return Ack(watermark, epoch), state, external, stopped
+        return _Stored(Ack(watermark, epoch), state, look_at, stopped)
 
     def _project(
         self,
@@ -218,7 +227,7 @@ class Ingest:
             return []
         return [found for found in logged_documents(tx, uid) if behind <= found[0] < start]
 
-    def _state(self, tx: Transaction, uid: str, run: Run | None) -> RunState:
+    def _state(self, uid: str, run: Run | None) -> RunState:
         if run is None:
             return RunState.new(uid)
         cached = self._states.get((uid, run.watermark))
@@ -260,7 +269,7 @@ def _check_uid(uid: str) -> None:
         raise InvalidRequest(f"{uid[:80]!r} cannot name a run: it must be a path segment of at most 255 characters")
 
 
-def _admit(run: Run | None, uid: str, first: int, epoch: int) -> int:
+def _admit(run: Run | None, uid: str, first: int, epoch: int, writer: Writer) -> int:
     """Return the watermark if the batch may be stored at all."""
     if run is None:
         if first > 0:
@@ -268,7 +277,7 @@ def _admit(run: Run | None, uid: str, first: int, epoch: int) -> int:
         return 0
     if run.deleted:
         raise Conflict(f"run {uid} was deleted; its late documents are not stored", reason="deleted")
-    if run.writer != "documents":
+    if run.writer != writer:
         raise Conflict(
             f"run {uid} was written by the Tiled protocol; documents cannot be added to it", reason="other-writer"
         )
@@ -309,22 +318,7 @@ def _start_time(documents: Sequence[tuple[int, str, dict[str, Any]]], run: Run |
     return None
 
 
-def _orphan_run(key: str, watermark: int, now: float) -> Run:
-    return Run(
-        uid=key,
-        writer="orphans",
-        watermark=watermark,
-        projected=watermark,
-        epoch=0,
-        state=b"",
-        open=False,
-        last_received=now,
-        start_time=None,
-        verdict=None,
-    )
-
-
-def logged_documents(tx: Any, uid: str, first: int = 0) -> Any:
+def logged_documents(tx: Snapshot, uid: str, first: int = 0) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yield (ordinal, name, document) of a run's log from ordinal `first` on, templates applied."""
     decoder = FrameDecoder()
     for record in tx.documents(uid):
@@ -336,9 +330,3 @@ def logged_documents(tx: Any, uid: str, first: int = 0) -> Any:
             if ordinal >= first:
                 yield (ordinal, *decoded)
             ordinal += 1
-
-
-def state_word(state: RunState) -> str:
-    from flystore.projection import verdict
-
-    return verdict(state).state

@@ -8,10 +8,10 @@ not writable this way (kind ``made-from-documents``).
 import hashlib
 import time
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from flystore.catalog import Catalog, Node, Run, Transaction
@@ -19,6 +19,7 @@ from flystore.model.errors import Conflict, InvalidRequest, MadeFromDocuments, N
 from flystore.model.structures import (
     BLUESKY_RUN,
     SEGMENTS_MIMETYPE,
+    ZARR_MIMETYPE,
     ArrayStructure,
     Asset,
     DataSource,
@@ -28,7 +29,7 @@ from flystore.model.structures import (
     TableStructure,
 )
 from flystore.readers import KNOWN_MIMETYPES
-from flystore.storage import ArrayStore, decode_untrusted, encode_segment
+from flystore.storage import ArrayStore, decode_untrusted, encode_segment, uri_of_path
 
 from .browse import Browse, is_run, require_family
 from .columns import series_of_table
@@ -38,7 +39,6 @@ from .patches import apply_patch
 from .probing import Prober
 from .requests import MetadataPatch, NewNode, specs_from_wire
 
-ZARR = "application/x-zarr"
 OCTETS = "application/octet-stream"
 
 
@@ -60,6 +60,7 @@ class Nodes:
         self._prober = prober
         self._limits = limits
         self._clock = clock
+        self._patching = Lock()
 
     def create(self, parent: tuple[str, ...], new: NewNode) -> tuple[Entry, list[DataSource]]:
         """Make a node below `parent`; return it and its data sources as stored.
@@ -119,10 +120,12 @@ class Nodes:
             named = source.parameters.get("table_name") or f"table_{hashlib.md5(schema).hexdigest()}"
             parameters = {**source.parameters, "table_name": named, "dataset_id": node.id}
             return msgspec.structs.replace(source, mimetype=SEGMENTS_MIMETYPE, parameters=parameters)
-        if source.family is Family.ARRAY and source.mimetype in ("", ZARR):
-            uri = self._arrays.create(str(node.id), ArrayStructure.from_wire(source.structure))
+        if source.family is Family.ARRAY and source.mimetype in ("", ZARR_MIMETYPE):
+            key = str(node.id)
+            self._arrays.create(key, ArrayStructure.from_wire(source.structure))
+            uri = uri_of_path(str(self._arrays.directory.resolve() / key))
             asset = Asset(uri, is_directory=True, parameter="data_uri", num=None)
-            return msgspec.structs.replace(source, mimetype=ZARR, assets=(asset,))
+            return msgspec.structs.replace(source, mimetype=ZARR_MIMETYPE, assets=(asset,))
         raise _unknown_mimetype(source.mimetype or f"(default for {source.family})")
 
     def update_data_source(self, path: tuple[str, ...], source: DataSource) -> None:
@@ -210,8 +213,8 @@ class Nodes:
         InvalidRequest
             If the body has another length than the array.
         """
-        node, name = self._zarr(path)
-        self._arrays.write_full(name, body)
+        node, structure = self._zarr(path)
+        self._arrays.write_full(str(node.id), structure, body)
         self._log_array(node, "write-array", {"bytes": len(body)})
 
     def write_block(self, path: tuple[str, ...], block: tuple[int, ...], body: bytes) -> None:
@@ -221,8 +224,8 @@ class Nodes:
         ------
         InvalidRequest
         """
-        node, name = self._zarr(path)
-        self._arrays.write_block(name, block, body)
+        node, structure = self._zarr(path)
+        self._arrays.write_block(str(node.id), structure, block, body)
         self._log_array(node, "write-block", {"block": list(block), "bytes": len(body)})
 
     def patch_array(
@@ -241,25 +244,23 @@ class Nodes:
         Conflict
             If the region does not fit and `extend` is False.
         """
-        node, name = self._zarr(path)
-        dtype = ArrayStructure.from_wire(node.structure).numpy_dtype
-        wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if len(body) != wanted:
-            raise InvalidRequest(f"the body has {len(body)} bytes; shape {shape} of {dtype} takes {wanted}")
-        data = np.frombuffer(body, dtype).reshape(shape)
-        structure = self._arrays.patch(name, offset, data, extend=extend).to_wire()
-        self._log_array(node, "patch-array", {"offset": list(offset), "shape": list(shape)}, structure)
-        return structure
+        # Two patches that extend must not both start from the structure of before: one after the other.
+        with self._patching:
+            node, structure = self._zarr(path)
+            patched = self._arrays.patch(str(node.id), structure, offset, shape, body, extend).to_wire()
+            summary = {"offset": list(offset), "shape": list(shape)}
+            self._log_array(node, "patch-array", summary, patched)
+        return patched
 
-    def _zarr(self, path: tuple[str, ...]) -> tuple[Node, str]:
+    def _zarr(self, path: tuple[str, ...]) -> tuple[Node, ArrayStructure]:
         entry = require_family(self._browse.entry(path), Family.ARRAY)
         node = entry.node
         assert node is not None
         _require_writable(node)
         sources = self._browse.data_sources(entry)
-        if entry.column is not None or not sources or sources[0].mimetype != ZARR:
+        if entry.column is not None or not sources or sources[0].mimetype != ZARR_MIMETYPE:
             raise Unsupported(f"/{'/'.join(path)} is not an array that this service keeps", status=405)
-        return node, str(node.id)
+        return node, ArrayStructure.from_wire(node.structure)
 
     def _log_array(
         self, node: Node, action: str, summary: dict[str, Any], structure: dict[str, Any] | None = None

@@ -146,7 +146,7 @@ class OpenedFile:
                 raise Unreadable(f"{self.uri} cannot be read: {os.strerror(error.errno or 0)}") from error
             if n == 0:
                 raise Truncated(
-                    f"{self.uri} ends at byte {offset + done}; bytes up to {offset + len(view)} were expected",
+                    f"{self.uri} ends at byte {offset + done}; {offset + len(view)} were expected",
                     uri=self.uri,
                     announced=offset + len(view),
                     found=offset + done,
@@ -158,7 +158,7 @@ class OpenedFile:
         end = self.current_size()
         if offset + length > end:  # before allocating: a damaged header may announce anything
             raise Truncated(
-                f"{self.uri} ends at byte {end}; bytes up to {offset + length} were expected",
+                f"{self.uri} ends at byte {end}; {offset + length} were expected",
                 uri=self.uri,
                 announced=offset + length,
                 found=end,

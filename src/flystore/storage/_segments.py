@@ -92,12 +92,10 @@ def decode_untrusted(data: bytes, limit_bytes: int) -> pa.Table:
 
 def _inflated_size(buffer: pa.Buffer) -> int:
     total = 0
-    with pa.ipc.MessageReader.open_stream(buffer) as messages:
-        for message in messages:
-            body = 0 if message.body is None else message.body.size
-            total += body
-            if message.type in (_RECORD_BATCH, _DICTIONARY_BATCH):
-                total += _claimed(message)
+    for message in pa.ipc.MessageReader.open_stream(buffer):
+        total += 0 if message.body is None else message.body.size
+        if message.type in (_RECORD_BATCH, _DICTIONARY_BATCH):
+            total += _claimed(message)
     return total
 
 
@@ -121,7 +119,7 @@ def _claimed(message: pa.ipc.Message) -> int:
 
 
 class _Flat:
-    """As much of the flatbuffer encoding as the header of an Arrow message needs, bounds-checked by struct."""
+    """As much of the flatbuffer encoding as an Arrow message's header needs; struct checks the bounds."""
 
     def __init__(self, data: bytes, position: int = 0) -> None:
         self.data = data

@@ -1,0 +1,371 @@
+"""Connections and transactions of the two databases, behind one face.
+
+Statements that are always the same are `Fixed`: written with SQLAlchemy, turned into text once, and
+given to the driver directly (a point read through SQLAlchemy costs three times as much). Composed
+searches go through SQLAlchemy, which caches their text by shape. Both share one connection, and
+the transaction is the driver's.
+"""
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from flystore.model.errors import Conflict, Damaged, FlystoreError, InvalidRequest, Misconfigured, Unavailable
+from flystore.storage import sync_directory
+
+from ._place import prepare
+
+BUSY_S = 30.0
+"""How long a SQLite statement waits for another process before `Unavailable`, seconds."""
+
+Row = Sequence[Any]
+
+_DIALECTS: dict[str, Dialect] = {
+    "sqlite": sqlite.dialect(paramstyle="named"),
+    "postgresql": postgresql.dialect(paramstyle="pyformat"),
+}
+_UPSERTS: dict[str, Callable[..., Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class Fixed:
+    """A statement whose text never changes; parameters by name.
+
+    Parameters
+    ----------
+    build
+        The statement, or a function of the database's `insert` for one with ``ON CONFLICT``.
+    """
+
+    def __init__(self, build: Any) -> None:
+        self._build = build
+        self._texts: dict[str, str] = {}
+
+    def text(self, database: str) -> str:
+        """Return the SQL for ``sqlite`` or ``postgresql``."""
+        found = self._texts.get(database)
+        if found is None:
+            statement = self._build if hasattr(self._build, "compile") else self._build(_UPSERTS[database])
+            found = self._texts[database] = str(statement.compile(dialect=_DIALECTS[database]))
+        return found
+
+
+class Session:
+    """One connection within one transaction."""
+
+    def __init__(self, database: str, connection: sa.Connection, driver: Any) -> None:
+        self.database = database
+        self.connection = connection
+        self.driver = driver
+
+    def all(self, statement: Fixed, params: Mapping[str, Any] | None = None) -> list[Row]:
+        found: list[Row] = self.execute(statement, params).fetchall()
+        return found
+
+    def one(self, statement: Fixed, params: Mapping[str, Any] | None = None) -> Row | None:
+        """Return the first row, or None."""
+        found: Row | None = self.execute(statement, params).fetchone()
+        return found
+
+    def execute(self, statement: Fixed, params: Mapping[str, Any] | None = None) -> Any:
+        """Return the driver's cursor."""
+        return self.driver.execute(statement.text(self.database), params or {})
+
+    def many(self, statement: Fixed, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            self.driver.cursor().executemany(statement.text(self.database), rows)
+
+    def compose(self, statement: sa.Executable) -> list[Row]:
+        """Return the rows of a statement put together for this call."""
+        return list(self.connection.execute(statement))
+
+    def sql(self, text: str) -> None:
+        """Run a statement that has no parameters and gives no rows."""
+        self.driver.execute(text)
+
+
+class Database(Protocol):
+    """Gives sessions, each in a transaction of its own."""
+
+    name: str
+
+    def reading(self) -> Any:
+        """Return a context manager: a session that sees one state of the database throughout."""
+
+    def writing(self) -> Any:
+        """Return a context manager: a session that commits at the end or, on an exception, rolls back."""
+
+    def lock_run(self, session: Session, uid: str) -> None:
+        """Keep other writers from run `uid` until the transaction ends, even if it has no row yet."""
+
+    def close(self) -> None: ...
+
+
+def connect(url: str, *, create: bool) -> Database:
+    """Return the database at a URL, ``sqlite:///FILE`` or ``postgresql://…``.
+
+    Raises
+    ------
+    Misconfigured
+        If the URL or the place cannot work.
+    Unavailable
+        If a PostgreSQL server does not answer.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise Misconfigured(
+            f"{url!r} is not the address of a catalogue; it is sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise Misconfigured("a catalogue in memory cannot be shared between connections; name a file")
+        return SqliteDatabase(Path(str(parsed.database)), create=create)
+    if backend == "postgresql":
+        return PostgresDatabase(parsed)
+    raise Misconfigured(f"catalogues are kept in SQLite or PostgreSQL, not in {backend}")
+
+
+# --- SQLite -----------------------------------------------------------------------------------
+
+
+class SqliteDatabase:
+    """One file: one connection that writes, guarded by a lock, and as many that read as there are readers."""
+
+    name = "sqlite"
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self.path = path
+        exists = path.exists()
+        if not exists and not create:
+            raise Misconfigured(f"there is no catalogue at {path}", path=str(path))
+        prepare(path)
+        self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.pool.NullPool)
+        self._write_lock = threading.Lock()
+        self._idle: deque[Session] = deque()
+        self._closed = False
+        with _plain_errors():
+            self._writer = self._session()
+        if not exists:
+            sync_directory(path.parent)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=512
+        )
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",  # NORMAL may lose the last commits in a power cut
+            "foreign_keys=ON",
+            "temp_store=MEMORY",
+            "cache_size=-16000",  # KiB
+            f"journal_size_limit={64 << 20}",  # bytes; after a checkpoint the log shrinks to this
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    def _session(self, *, query_only: bool = False) -> Session:
+        connection = self._engine.connect()
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        if query_only:
+            driver.execute("PRAGMA query_only=ON")
+        return Session(self.name, connection, driver)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with _plain_errors():
+            try:
+                session = self._idle.pop()
+            except IndexError:
+                session = self._session(query_only=True)
+            try:
+                session.driver.execute("BEGIN")
+                yield session
+            finally:
+                session.driver.rollback()
+                if self._closed:
+                    session.connection.close()
+                else:
+                    self._idle.append(session)
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with self._write_lock, _plain_errors():
+            driver = self._writer.driver
+            driver.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                driver.execute("COMMIT")
+            except BaseException:
+                driver.rollback()
+                raise
+
+    def lock_run(self, session: Session, uid: str) -> None:
+        """Nothing to do: there is one writer."""
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().connection.close()
+        with self._write_lock:
+            self._writer.connection.close()
+        self._engine.dispose()
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------
+
+
+class PostgresDatabase:
+    """A pool of connections; readers see one state (REPEATABLE READ), writers the latest of each row."""
+
+    name = "postgresql"
+
+    def __init__(self, url: sa.URL) -> None:
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise Misconfigured(
+                "a catalogue in PostgreSQL needs psycopg; install flystore[postgres]"
+            ) from error
+        self._where = url.render_as_string(hide_password=True)
+        self._engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_size=8, max_overflow=32, pool_pre_ping=True
+        )
+        self._readers = self._engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    @contextmanager
+    def _session(self, engine: sa.Engine) -> Iterator[Session]:
+        try:
+            connection = engine.connect()
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+            raise Unavailable(f"the catalogue at {self._where} does not answer: {reason}") from error
+        driver = connection.connection.driver_connection
+        try:
+            with _plain_errors():
+                yield Session(self.name, connection, _Binary(driver))
+        finally:
+            if driver is not None and driver.closed:
+                connection.invalidate()
+            connection.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with self._session(self._readers) as session:
+            try:
+                yield session
+            finally:
+                session.driver.rollback()
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with self._session(self._engine) as session:
+            try:
+                yield session
+                session.driver.commit()
+            except BaseException:
+                session.driver.rollback()
+                raise
+
+    def lock_run(self, session: Session, uid: str) -> None:
+        session.execute(_LOCK_RUN, {"uid": uid})
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+_LOCK_RUN = Fixed(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:uid, 20))"))
+
+
+class _Binary:
+    """A psycopg connection whose values come in binary: as text, a body would be twice as long."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def execute(self, text: str, params: Any = None) -> Any:
+        cursor = self._connection.cursor(binary=True)
+        return cursor.execute(text, params)
+
+    def cursor(self) -> Any:
+        return self._connection.cursor()
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        if not self._connection.closed:
+            self._connection.rollback()
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn the drivers' errors into ours."""
+    try:
+        yield
+    except FlystoreError:
+        raise
+    except sqlite3.Error as error:
+        raise _from_sqlite(error) from error
+    except SQLAlchemyError as error:
+        origin = getattr(error, "orig", None)
+        if isinstance(origin, sqlite3.Error):
+            raise _from_sqlite(origin) from error
+        if origin is not None and type(origin).__module__.startswith("psycopg"):
+            raise _from_postgres(origin) from error
+        raise
+    except Exception as error:  # psycopg is optional, so its classes cannot be named here
+        if type(error).__module__.startswith("psycopg"):
+            raise _from_postgres(error) from error
+        raise
+
+
+def _from_sqlite(error: sqlite3.Error) -> Exception:
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if isinstance(error, sqlite3.IntegrityError):
+        return Conflict(f"another writer stored the same at the same time ({error}); read again")
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable(f"another process holds the catalogue for more than {BUSY_S:g} s; try again")
+    if primary == sqlite3.SQLITE_FULL:
+        return Unavailable(
+            "the disk of the catalogue is full; nothing was stored. Free space, then try again."
+        )
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return Damaged(
+            f"the catalogue file is damaged ({error}); stop the service and restore it from a backup"
+        )
+    if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return Misconfigured(f"the catalogue file cannot be opened for writing ({error})")
+    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL):
+        return Unavailable(f"the catalogue cannot be reached ({error})")
+    if primary == sqlite3.SQLITE_TOOBIG:
+        return InvalidRequest(f"a value is too large for the catalogue ({error})")
+    return error
+
+
+def _from_postgres(error: Exception) -> Exception:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "IntegrityError" in names:
+        return Conflict(f"another writer stored the same at the same time ({first}); read again")
+    if "OperationalError" in names or "InterfaceError" in names:
+        return Unavailable(f"the catalogue's database cannot answer now ({first}); try again")
+    if "DataError" in names:
+        return InvalidRequest(f"a value does not fit into the catalogue ({first})")
+    return error

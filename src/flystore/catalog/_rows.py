@@ -1,0 +1,258 @@
+"""The values the catalogue gives and takes."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from flystore.model.structures import Family, Spec
+
+Path = tuple[str, ...]
+"""Segments from the root down; ``()`` is the root."""
+
+Origin = Literal["documents", "protocol"]
+"""Who made a node: the projection of documents, or a request of the Tiled protocol."""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """An entry of the catalogue.
+
+    Attributes
+    ----------
+    id : int
+        Never used again, not even after the node is deleted.
+    parent_id : int or None
+        None for the root only.
+    structure : dict or None
+        Wire form, as announced; None for containers.
+    external : bytes or None
+        Encoded `ExternalArray` of an array in files that documents announced.
+    origin : str
+        ``documents`` or ``protocol``.
+    run_uid : str or None
+        The run the node belongs to.
+    indexed : bool
+        Whether search among its siblings uses the index; below a run it looks at each.
+    time_created, time_updated : float
+        Unix seconds.
+    revision : int
+        Grows with every change of the node; good for an ETag.
+    """
+
+    id: int
+    parent_id: int | None
+    path: Path
+    family: Family
+    specs: tuple[Spec, ...]
+    metadata: dict[str, Any]
+    structure: dict[str, Any] | None
+    external: bytes | None
+    access_tags: tuple[str, ...]
+    origin: Origin
+    run_uid: str | None
+    indexed: bool
+    children_indexed: bool
+    time_created: float
+    time_updated: float
+    revision: int
+
+    @property
+    def key(self) -> str:
+        """The last segment; ``""`` for the root."""
+        return self.path[-1] if self.path else ""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some children.
+
+    Attributes
+    ----------
+    next_cursor : int or None
+        What to give as `after` for the next page, in order of insertion; None at the end.
+    next_offset : int or None
+        What to give as `offset` for the next page, in any order; None at the end.
+    """
+
+    nodes: list[Node]
+    next_cursor: int | None
+    next_offset: int | None
+
+
+class KeysPage(msgspec.Struct, frozen=True):
+    """The keys of some children; `next_cursor` and `next_offset` as in `Page`."""
+
+    keys: list[str]
+    next_cursor: int | None
+    next_offset: int | None
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What is kept of a run beside its nodes.
+
+    Attributes
+    ----------
+    writer : str
+        Which kind of writer came first: ``documents``, ``protocol``, or ``orphans`` for documents of no run.
+    watermark : int
+        The next ordinal expected; all below are stored.
+    projected : int
+        Documents below this ordinal are in the tree; normally the watermark.
+    epoch : int
+        Of the writer heard last; older ones are refused.
+    state : bytes
+        The projection's state after `projected` documents.
+    open : bool
+        No stop document yet.
+    last_received : float
+        Unix seconds, this service's clock.
+    start_time : float or None
+        Of the start document, Unix seconds; None while unknown.
+    verdict : str or None
+        State word of the documents' verdict; None where there is none to give.
+    deleted : bool
+        A tombstone: the tree is gone, late batches are not stored.
+    node_id : int or None
+        The run's node; None while it has none. Left None in `save_run`, it is found or kept.
+    """
+
+    uid: str
+    writer: str
+    watermark: int
+    projected: int
+    epoch: int
+    state: bytes
+    open: bool
+    last_received: float
+    start_time: float | None = None
+    verdict: str | None = None
+    state_version: int = 1
+    deleted: bool = False
+    node_id: int | None = None
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """One record of the log.
+
+    Attributes
+    ----------
+    position : int
+        From 1, in the order of commits.
+    kind : str
+        ``documents`` or ``operation``.
+    run_uid : str or None
+        Of documents; None if they belong to no run.
+    first_ordinal, count : int or None
+        Which documents of the run; None for an operation.
+    hashes : bytes or None
+        16 bytes a document.
+    path, action : of an operation; None for documents.
+    received : float
+        Unix seconds.
+    body : bytes
+        Frames, or an operation's body.
+    """
+
+    position: int
+    kind: Literal["documents", "operation"]
+    run_uid: str | None
+    first_ordinal: int | None
+    count: int | None
+    epoch: int | None
+    hashes: bytes | None
+    path: Path | None
+    action: str | None
+    received: float
+    body: bytes
+
+
+What = Literal["created", "updated", "deleted", "rows"]
+
+
+class FeedEntry(msgspec.Struct, frozen=True):
+    """One change of the tree, as the feed tells it.
+
+    Attributes
+    ----------
+    position, seq : int
+        Together the resume token: give it as `after` and what follows is told.
+    what : str
+        ``created``, ``updated``, ``deleted`` (with all below it), ``rows`` (rows were appended).
+    detail : dict
+        ``created``, ``updated``: ``family``; ``rows``: ``first_row`` and ``rows``.
+    """
+
+    position: int
+    seq: int
+    path: Path
+    run_uid: str | None
+    what: str
+    detail: dict[str, Any]
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """Consecutive rows of a series of slow data.
+
+    Attributes
+    ----------
+    first_row, rows : int
+        Rows ``first_row … first_row + rows - 1`` of the series, in arrival order.
+    body : bytes or None
+        Arrow IPC; None if the rows were moved to a file.
+    uri : str or None
+        The file they were moved to.
+    received : float
+        Unix seconds.
+    """
+
+    first_row: int
+    rows: int
+    body: bytes | None
+    received: float
+    uri: str | None = None
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """What was found in the files of a node, and when; the last one is kept.
+
+    Attributes
+    ----------
+    num : int or None
+        Of one asset; None: of the node as a whole.
+    time : float
+        Unix seconds.
+    status : str
+        A word: ``readable``, ``missing``, ``unreadable`` …
+    rows : int or None
+        Readable rows; None if nothing could be said.
+    fingerprint : dict
+        What to compare to see whether a file changed (inode, size, mtime).
+    detail : str
+        One sentence for people; ``""`` if there is nothing to say.
+    """
+
+    node_id: int
+    time: float
+    status: str
+    rows: int | None = None
+    fingerprint: dict[str, Any] = {}
+    detail: str = ""
+    num: int | None = None
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """What a node's metadata, specs and tags were before a change; `number` from 1."""
+
+    number: int
+    metadata: dict[str, Any]
+    specs: tuple[Spec, ...]
+    access_tags: tuple[str, ...]
+    time_updated: float
+
+
+def path_text(path: Sequence[str]) -> str:
+    """Return a path as stored: segments joined by ``/``, ``""`` for the root."""
+    return "/".join(path)
+
+
+def path_of(text: str) -> Path:
+    return tuple(text.split("/")) if text else ()

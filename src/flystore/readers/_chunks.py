@@ -1,0 +1,133 @@
+"""Which chunks a selection touches, and where the pieces go: arithmetic, and the loop that reads them.
+
+`Blocks` stands for a dataset cut into equal boxes, stored chunks or equal parts of contiguous bytes.
+Everything is looked up and checked before the result is allocated; then the boxes are read and decoded in
+a few threads, each straight to its place.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._gather import as_range, as_slice
+
+_THREADS = max(1, min(4, os.cpu_count() or 1))
+_WORTH_THREADS = 2**20
+"""Decoded bytes above which threads pay for being started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The part of a result that one box holds.
+
+    Attributes
+    ----------
+    box : tuple of int
+        Which box, one index an axis.
+    rows : (m,) int64
+        Rows within the box.
+    rest : tuple of range
+        Further axes, within the box.
+    into_rows : slice or (m,) int64
+        Where the rows belong in the result.
+    into_rest : tuple of slice
+    """
+
+    box: tuple[int, ...]
+    rows: np.ndarray
+    rest: tuple[range, ...]
+    into_rows: "slice | np.ndarray"
+    into_rest: tuple[slice, ...]
+
+    @property
+    def target(self) -> tuple["slice | np.ndarray", ...]:
+        """Index of the piece in the result."""
+        return (self.into_rows, *self.into_rest)
+
+    @property
+    def source(self) -> tuple["slice | np.ndarray", ...]:
+        """Index of the piece in the whole box."""
+        rows = as_range(self.rows)
+        return (self.rows if rows is None else as_slice(rows), *map(as_slice, self.rest))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *map(len, self.rest))
+
+
+def pieces(rows: np.ndarray, rest: Sequence[range], box: Sequence[int]) -> Iterator[Piece]:
+    """Yield the pieces of a selection, box by box.
+
+    Parameters
+    ----------
+    rows : (n,) int64
+        Any order, repeats allowed.
+    rest : sequence of range
+        Further axes; not empty, positive step.
+    box : sequence of int
+        Shape of a box; positive.
+    """
+    axes = [list(_cut_axis(r, n)) for r, n in zip(rest, box[1:], strict=True)]
+    for number, local, into in _cut_rows(rows, box[0]):
+        for parts in itertools.product(*axes):
+            yield Piece(
+                (number, *(part[0] for part in parts)),
+                local,
+                tuple(part[1] for part in parts),
+                into,
+                tuple(part[2] for part in parts),
+            )
+
+
+def _cut_axis(r: range, n: int) -> Iterator[tuple[int, range, slice]]:
+    done = 0
+    while done < len(r):
+        number = r[done] // n
+        count = len(range(r[done], min((number + 1) * n, r[-1] + 1), r.step))
+        local = range(r[done] - number * n, r[done + count - 1] - number * n + 1, r.step)
+        yield number, local, slice(done, done + count)
+        done += count
+
+
+def _cut_rows(rows: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray, "slice | np.ndarray"]]:
+    numbers = rows // n
+    ordered = bool((numbers[1:] >= numbers[:-1]).all())
+    order = None if ordered else np.argsort(numbers, kind="stable")
+    if order is not None:
+        rows, numbers = rows[order], numbers[order]
+    edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+    for start, stop in itertools.pairwise(edges):
+        number = int(numbers[start])
+        into = slice(start, stop) if order is None else order[start:stop]
+        yield number, rows[start:stop] - number * n, into
+
+
+def run_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
+    """Run jobs, in threads where there is enough to do; the first error ends them all."""
+    if len(jobs) < 2 or nbytes < _WORTH_THREADS or _THREADS == 1:
+        for job in jobs:
+            job()
+        return
+    # Strides interleave the jobs, so that threads read neighbouring parts of the file at one time.
+    shares = [jobs[i::_THREADS] for i in range(min(_THREADS, len(jobs)))]
+    failed: list[BaseException] = []
+
+    def work(share: Sequence[Callable[[], None]]) -> None:
+        for job in share:
+            if failed:
+                return
+            try:
+                job()
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for future in [pool.submit(work, share) for share in shares]:
+            future.exception()  # waits; what went wrong first is raised below
+    if failed:
+        raise failed[0]

@@ -1,0 +1,256 @@
+"""Reading arrays: whatever a node's data lies in, the same slices give the same values."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from flystore.catalog import Catalog, Node
+from flystore.model.errors import InvalidRequest, NotFound, OutOfBounds, TooLarge, Truncated, Unsupported
+from flystore.model.slices import normalise, result_shape
+from flystore.model.structures import (
+    SEGMENT_ARRAY_MIMETYPE,
+    ZARR_MIMETYPE,
+    ArrayStructure,
+    DataSource,
+    Family,
+)
+from flystore.projection import ExternalArray, array_of_column
+from flystore.readers import open_reader, open_registered
+from flystore.storage import ArrayStore, Roots, block_region
+
+from .browse import Browse, require_family
+from .columns import column_to_numpy, read_column, read_table, series_of_table
+from .entries import Entry
+from .files import event_files
+from .limits import Limits
+from .observed import present_map
+from .probing import Prober
+
+Index = slice | int
+
+
+class Arrays:
+    """Slices of arrays: external files, arrays kept as Zarr, columns of slow data."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        browse: Browse,
+        store: ArrayStore,
+        roots: Roots,
+        prober: Prober,
+        limits: Limits,
+    ) -> None:
+        self._catalog = catalog
+        self._browse = browse
+        self._store = store
+        self._roots = roots
+        self._prober = prober
+        self._limits = limits
+
+    def read(
+        self,
+        path: tuple[str, ...],
+        wanted: tuple[Index, ...] = (),
+        *,
+        expected_shape: tuple[int, ...] | None = None,
+    ) -> memoryview:
+        """Return a rectangular part of an array as C-ordered bytes in its declared dtype.
+
+        Parameters
+        ----------
+        wanted : tuple of slice or int
+            Fewer than axes means the rest whole; an int drops its axis.
+        expected_shape : tuple of int, optional
+            Shape of the result as the caller worked it out. An array may have grown since: then a
+            whole read gives the rows that the caller knows of.
+
+        Raises
+        ------
+        NotFound
+            If there is no array at `path`.
+        OutOfBounds, InvalidRequest, TooLarge
+            If the slice does not fit, or the result exceeds the limit; before anything is read.
+        Unreadable, MissingAsset, OutsideRoots
+            If the files cannot be read as announced; says which and why.
+        """
+        entry = self._array(path)
+        structure = ArrayStructure.from_wire(entry.structure)
+        if not wanted and expected_shape is not None:
+            wanted = _known_rows(structure.shape, expected_shape)
+        picked = normalise(wanted, structure.shape)
+        shape = result_shape(picked, structure.shape)
+        if expected_shape is not None and expected_shape != shape:
+            raise self._unexpected(entry, shape, expected_shape)
+        self._require_small(path, structure, shape)
+        return as_bytes(self._part(entry, structure, picked, shape))
+
+    def read_block(
+        self,
+        path: tuple[str, ...],
+        block: tuple[int, ...],
+        wanted: tuple[Index, ...] = (),
+        *,
+        expected_shape: tuple[int, ...] | None = None,
+    ) -> memoryview:
+        """Return one block, as the structure's chunks bound it; `wanted` is relative to the block.
+
+        Raises
+        ------
+        OutOfBounds
+            If there is no such block.
+        """
+        entry = self._array(path)
+        structure = ArrayStructure.from_wire(entry.structure)
+        region = block_region(structure, block)
+        inside = tuple(part.stop - part.start for part in region)
+        within = normalise(wanted, inside)
+        shape = result_shape(within, inside)
+        if expected_shape is not None and expected_shape != shape:
+            raise self._unexpected(entry, shape, expected_shape)
+        self._require_small(path, structure, shape)
+        picked = tuple(
+            item + part.start if isinstance(item, int) else _shifted(item, part.start)
+            for item, part in zip(within, region, strict=True)
+        )
+        return as_bytes(self._part(entry, structure, picked, shape))
+
+    def frame_table(self, path: tuple[str, ...]) -> dict[str, Any]:
+        """Return which event and which frame each row of an external array is: the frame map's wire form.
+
+        Raises
+        ------
+        NotFound
+            If the array is not external, or nobody announced its frames (stock writers send a row count).
+        """
+        entry = self._array(path)
+        node = entry.node
+        if node is None or node.external is None:
+            raise NotFound(f"/{'/'.join(path)} has no frame map", path=list(path))
+        external = ExternalArray.from_bytes(node.external)
+        with self._catalog.read() as snapshot:
+            observation = snapshot.observation(node.id)
+        return present_map(external, observation).to_wire()
+
+    def _array(self, path: tuple[str, ...]) -> Entry:
+        entry = require_family(self._browse.entry(path), Family.ARRAY)
+        assert entry.node is not None
+        if entry.column is None and self._prober.looks_stale(entry.node):
+            self._prober.look(entry.node)
+            entry = self._browse.entry(path)
+        return entry
+
+    def _require_small(
+        self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]
+    ) -> None:
+        size = math.prod(shape) * structure.numpy_dtype.itemsize
+        if size > self._limits.response_bytes:
+            raise TooLarge(
+                f"this part of /{'/'.join(path)} has {size} bytes; this service sends at most "
+                f"{self._limits.response_bytes} at once. Ask for a smaller slice.",
+                wanted=size,
+                limit=self._limits.response_bytes,
+            )
+
+    def _unexpected(
+        self, entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]
+    ) -> InvalidRequest | Truncated:
+        announced = (entry.node.structure or {}).get("shape") if entry.node is not None else None
+        where = "/" + "/".join(entry.path)
+        if announced and shape and len(shape) == len(expected) and shape[0] < expected[0] <= announced[0]:
+            return Truncated(
+                f"{where}: {announced[0]} rows were announced, {shape[0]} can be read now",
+                announced=announced[0],
+                found=shape[0],
+            )
+        return InvalidRequest(
+            f"The expected shape {expected} does not match the actual shape {shape} that would result from "
+            "the requested block and slice.",
+            found=list(shape),
+        )
+
+    def _part(
+        self, entry: Entry, structure: ArrayStructure, picked: tuple[Index, ...], shape: tuple[int, ...]
+    ) -> np.ndarray:
+        dtype = structure.numpy_dtype
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        node = entry.node
+        assert node is not None
+        if entry.column is not None:
+            with self._catalog.read() as snapshot:
+                found = column_to_numpy(read_table(snapshot, node, [entry.column]).column(0))
+            return found[: structure.shape[0]][picked].astype(dtype, copy=False)
+        if node.external is not None:
+            return self._external(node, structure, picked)
+        source = self._source(node)
+        if source.mimetype == SEGMENT_ARRAY_MIMETYPE:
+            return self._segments(node, source, structure)[picked]
+        if source.mimetype == ZARR_MIMETYPE:
+            return self._store.read(str(node.id), structure, picked)
+        announced = ArrayStructure.from_wire(node.structure)
+        with open_registered(source, announced, self._roots) as reader:
+            return reader.read(picked, limit_bytes=self._limits.response_bytes)
+
+    def _source(self, node: Node) -> DataSource:
+        with self._catalog.read() as snapshot:
+            source = snapshot.data_source(node.id)
+        if source is None:
+            raise Unsupported(f"/{'/'.join(node.path)} has no data source", status=405)
+        return source
+
+    def _segments(self, node: Node, source: DataSource, structure: ArrayStructure) -> np.ndarray:
+        with self._catalog.read() as snapshot:
+            column = read_column(snapshot, series_of_table(node), source.parameters["column"])
+        return array_of_column(column, structure)
+
+    def _external(self, node: Node, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
+        """Read rows through the frame map: by event, never by position in the files."""
+        assert node.external is not None
+        external = ExternalArray.from_bytes(node.external)
+        with self._catalog.read() as snapshot:
+            rows = present_map(external, snapshot.observation(node.id))
+        if len(rows) == 0:
+            raise OutOfBounds(f"no row of /{'/'.join(node.path)} can be read now")
+        factor = structure.shape[0] // len(rows)
+        chosen = np.arange(structure.shape[0], dtype=np.int64)[picked[0]]
+        events, place = np.unique(np.atleast_1d(chosen) // factor, return_inverse=True)
+        frames = rows.at(events)
+        bases = np.asarray(external.bases(), np.int64)
+        inner = picked[1:] if factor == 1 else ()
+        limit = self._limits.response_bytes
+        with open_reader(event_files(external), self._roots) as reader:
+            found = reader.read(frames.resource, frames.index - bases[frames.resource], inner, limit_bytes=limit)
+        if factor == 1:
+            found = found[place]
+        else:
+            # Joined along the first axis: an event is several rows of the array.
+            offset = np.atleast_1d(chosen) % factor
+            found = found.reshape(len(events), factor, *structure.shape[1:])[place, offset]
+            found = found[(slice(None), *picked[1:])]
+        return found[0] if isinstance(picked[0], int) else found
+
+
+def as_bytes(array: np.ndarray) -> memoryview:
+    """Return an array's bytes in C order, without a copy where it already is."""
+    contiguous = np.ascontiguousarray(array)
+    if contiguous.nbytes == 0:
+        return memoryview(b"")
+    return memoryview(contiguous.reshape(-1).view(np.uint8))
+
+
+def _known_rows(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Index, ...]:
+    """Return the slice of a grown array that the caller knew of; everything if it did not just grow."""
+    if shape and len(shape) == len(expected) and shape[1:] == expected[1:] and expected[0] < shape[0]:
+        return (slice(0, expected[0]),)
+    return ()
+
+
+def _shifted(part: slice, by: int) -> slice:
+    if part.step is None or part.step > 0:
+        return slice((part.start or 0) + by, part.stop + by, part.step)
+    stop = None if part.stop is None or part.stop < 0 else part.stop + by
+    if stop is None and by > 0:
+        stop = by - 1
+    return slice(part.start + by, stop, part.step)

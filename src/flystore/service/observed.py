@@ -1,0 +1,118 @@
+"""Announced and observed: what documents say, met with what was last found in the files.
+
+Structures are served as announced ⊓ observed and no file is opened for it. A file never looked at, or one
+that cannot be reached, leaves the announced shape; reading it explains. A file that holds less than
+announced leaves its readable rows; then the first dimension is named ``<key>_event``, so that no
+reader lines those rows up with the stream's.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from flystore.catalog import Node, Observation
+from flystore.model.structures import Family
+from flystore.projection import ExternalArray, FrameMap, RowRun
+from flystore.readers import ResourceProbe
+
+OK = "ok"
+
+
+def to_observation(node_id: int, time: float, found: Sequence[ResourceProbe]) -> Observation:
+    """Return what was found in each resource's files as the catalogue keeps it."""
+    bad = next((probe for probe in found if probe.status != OK), None)
+    return Observation(
+        node_id=node_id,
+        time=time,
+        status=OK if bad is None else bad.status,
+        rows=sum(probe.events - _length(probe.holes) - _length(probe.truncated) for probe in found),
+        fingerprint={"found": msgspec.to_builtins(list(found))},
+        detail="" if bad is None else bad.why or bad.status,
+    )
+
+
+def _length(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(stop - start for start, stop in ranges)
+
+
+def found_in(observation: Observation | None) -> list[ResourceProbe]:
+    """Return what an observation found, one item a resource; none if there is no observation."""
+    if observation is None:
+        return []
+    return msgspec.convert(observation.fingerprint.get("found", []), list[ResourceProbe])
+
+
+def present_map(external: ExternalArray, observation: Observation | None) -> FrameMap:
+    """Return the frame map without the rows that were looked for and not found."""
+    found = found_in(observation)
+    if not found:
+        return external.frame_map
+    bases = external.bases()
+    pieces: list[RowRun] = []
+    for run in external.frame_map.row_runs:
+        probe = found[run.resource] if run.resource < len(found) else None
+        pieces += _present(run, bases[run.resource], probe)
+    return FrameMap.of(pieces)
+
+
+def _present(run: RowRun, base: int, probe: ResourceProbe | None) -> Iterator[RowRun]:
+    """Yield the pieces of a run whose rows are there; a file that could not be read hides none."""
+    if probe is None or probe.status != OK:
+        yield run
+        return
+    first = run.index - base
+    at, stop = first, min(first + run.count, probe.events)
+    for start, end in sorted((*probe.holes, *probe.truncated)):
+        if end <= at:
+            continue
+        if start >= stop:
+            break
+        if start > at:
+            yield _piece(run, at - first, start - at)
+        at = max(at, end)
+    if stop > at:
+        yield _piece(run, at - first, stop - at)
+
+
+def _piece(run: RowRun, skip: int, count: int) -> RowRun:
+    return RowRun(run.seq + skip, run.take, run.resource, run.index + skip, count)
+
+
+def readable_structure(node: Node, observation: Observation | None) -> dict[str, Any] | None:
+    """Return the wire structure of what can be read of a node now."""
+    structure = node.structure
+    if structure is None or node.family is not Family.ARRAY or observation is None:
+        return structure
+    if node.external is not None:
+        external = ExternalArray.from_bytes(node.external)
+        announced, found = len(external.frame_map), len(present_map(external, observation))
+        if found == announced or announced == 0:
+            return structure
+        return cut(structure, structure["shape"][0] // announced * found, node.key)
+    if observation.status != OK or observation.rows is None or not structure["shape"]:
+        return structure
+    if observation.rows >= structure["shape"][0]:
+        return structure
+    return cut(structure, observation.rows, node.key)
+
+
+def cut(structure: dict[str, Any], rows: int, key: str) -> dict[str, Any]:
+    """Return `structure` with its first axis cut to `rows` and marked as not the stream's rows."""
+    lengths, left = [], rows
+    for length in structure["chunks"][0]:
+        if left <= 0:
+            break
+        lengths.append(min(length, left))
+        left -= lengths[-1]
+    inner = structure["dims"][1:] if structure["dims"] else inner_dims(key, len(structure["shape"]) - 1)
+    return {
+        **structure,
+        "shape": [rows, *structure["shape"][1:]],
+        "chunks": [lengths or [0], *structure["chunks"][1:]],
+        "dims": [f"{key}_event", *inner],
+    }
+
+
+def inner_dims(key: str, count: int) -> list[str]:
+    return [f"{key}_dim{axis}" for axis in range(1, count + 1)]

@@ -1,0 +1,161 @@
+"""The prober: looks at the files of external arrays and notes what it found, and when.
+
+It looks in a thread of its own after documents announced frames, and in the caller's thread where
+somebody reads or asks for a verdict. It opens files read-only and never holds a transaction
+while it does.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from threading import Condition, Thread
+
+from flystore.catalog import Catalog, Node, Observation
+from flystore.model.errors import FlystoreError, MissingAsset, OutsideRoots
+from flystore.model.structures import ArrayStructure, Family, Management
+from flystore.projection import ExternalArray
+from flystore.readers import Probe, open_reader, open_registered
+from flystore.storage import Roots
+
+from .files import event_files
+from .observed import Finding, to_observation
+
+log = logging.getLogger("flystore.service")
+
+SETTLED_AFTER_S = 10.0
+"""An observation this much younger than the run's last document may be of a file still growing."""
+
+
+class Prober:
+    """Looks at files; keeps the last observation of each node in the catalogue."""
+
+    def __init__(
+        self, catalog: Catalog, roots: Roots, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._catalog = catalog
+        self._roots = roots
+        self._clock = clock
+        self._waiting: dict[int, None] = {}
+        self._busy = False
+        self._closed = False
+        self._changed = Condition()
+        self._thread: Thread | None = None
+
+    def enqueue(self, node_ids: Iterable[int]) -> None:
+        """Have nodes looked at soon; one already waiting is looked at once."""
+        ids = dict.fromkeys(node_ids)
+        if not ids:
+            return
+        with self._changed:
+            if self._closed:
+                return
+            self._waiting.update(ids)
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="flystore-prober", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait until nothing waits to be looked at; False if `timeout` seconds went by first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout)
+
+    def close(self) -> None:
+        """Stop looking; what waits is looked at after the next start, when it is read."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def looks_stale(self, node: Node) -> bool:
+        """Return whether a node's files should be looked at before they are read.
+
+        That is so if they never were, if something was missing, or while its run is still open.
+        """
+        if node.family is not Family.ARRAY:
+            return False
+        with self._catalog.read() as snapshot:
+            source = snapshot.data_source(node.id)
+            if source is None or source.management is not Management.EXTERNAL:
+                return False
+            observation = snapshot.observation(node.id)
+            run = snapshot.run(node.run_uid) if node.run_uid is not None else None
+        if observation is None or observation.status != "ok" or observation.time < node.time_updated:
+            return True
+        announced = _announced_rows(node)
+        if observation.rows is not None and announced is not None and observation.rows < announced:
+            return True
+        growing = run is not None and observation.time < run.last_received + SETTLED_AFTER_S
+        return growing and self._clock() - observation.time > 0.05
+
+    def look(self, node: Node) -> Observation:
+        """Open the files of `node` and note what is readable."""
+        with self._catalog.read() as snapshot:
+            source = snapshot.data_source(node.id)
+        now = self._clock()
+        assert source is not None
+        try:
+            if node.external is not None:
+                with open_reader(event_files(ExternalArray.from_bytes(node.external)), self._roots) as reader:
+                    findings = [_finding(probe) for probe in reader.probe()]
+            else:
+                structure = ArrayStructure.from_wire(node.structure)
+                with open_registered(source, structure, self._roots) as registered:
+                    findings = [_finding(registered.probe())]
+        except FlystoreError as error:
+            findings = [_failed(error)]
+        observation = to_observation(node.id, now, findings)
+        with self._catalog.write() as tx:
+            tx.save_observation(observation)
+        return observation
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                node_id = next(iter(self._waiting))
+                del self._waiting[node_id]
+                self._busy = True
+            try:
+                with self._catalog.read() as snapshot:
+                    node = snapshot.node_by_id(node_id)
+                if node is not None and self.looks_stale(node):
+                    self.look(node)
+            except Exception:  # one file must not end the looking at all others
+                log.exception("looking at the files of node %d failed", node_id)
+
+
+def _announced_rows(node: Node) -> int | None:
+    if node.external is not None:
+        external = ExternalArray.from_bytes(node.external)
+        return sum(external.announced_rows())
+    shape = (node.structure or {}).get("shape")
+    return shape[0] if shape else None
+
+
+def _finding(probe: Probe) -> Finding:
+    return Finding(
+        status=probe.status,
+        readable=probe.rows,
+        holes=[(int(start), int(stop)) for start, stop in probe.holes],
+        verified=probe.verified,
+        why=probe.why,
+    )
+
+
+def _failed(error: FlystoreError) -> Finding:
+    match error:
+        case MissingAsset():
+            status = "missing"
+        case OutsideRoots():
+            status = "outside-roots"
+        case _:
+            status = "unreadable"
+    return Finding(status=status, why=error.message)

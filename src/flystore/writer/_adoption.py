@@ -1,0 +1,56 @@
+"""What earlier writers left on this host: found, and taken over by one taker each."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flystore.journal import Journal, identity, orphans, remove_spent
+from flystore.model.errors import Conflict, FlystoreError
+
+logger = logging.getLogger("flystore.writer")
+
+
+def take_left_behind(home: Path, target: str, elsewhere: Callable[[str], None]) -> Iterator[Journal]:
+    """Yield each journal under `home` whose writer is gone and that is meant for `target`, held.
+
+    What turns out to hold nothing more is deleted on the way. One that cannot be read is reported to
+    the log and left as it is.
+
+    Parameters
+    ----------
+    elsewhere : callable
+        Told the target of each journal that is meant for another service.
+    """
+    for path in _left_behind(home):
+        try:
+            meant_for = identity(path).target
+            if meant_for != target:
+                logger.warning(
+                    "%s holds documents that an earlier writer meant for %s; a RunWriter for that address "
+                    "sends them",
+                    path,
+                    meant_for,
+                )
+                elsewhere(meant_for)
+                continue
+            taken = Journal.take_over(path)
+        except Conflict:
+            continue  # another writer was first
+        except (FlystoreError, OSError) as error:
+            logger.error("the journal %s cannot be taken over: %s", path, error)
+            continue
+        for log in taken.logs:
+            log.remove_if_done()
+        if taken.logs or taken.unreadable:
+            yield taken
+        else:
+            taken.close()
+
+
+def _left_behind(home: Path) -> list[Path]:
+    try:
+        remove_spent(home)
+        return orphans(home)
+    except OSError as error:
+        logger.error("the journals under %s cannot be listed: %s", home, error)
+        return []
