@@ -83,9 +83,9 @@ class Session:
         if rows:
             self.driver.cursor().executemany(statement.text(self.database), rows)
 
-    def compose(self, statement: sa.Executable) -> list[Row]:
+    def compose(self, statement: sa.Executable, params: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of a statement put together for this call."""
-        return list(self.connection.execute(statement))
+        return list(self.connection.execute(statement, params))
 
     def sql(self, text: str) -> None:
         """Run a statement that has no parameters and gives no rows."""

@@ -16,15 +16,16 @@ tag   value
 ====  ======================================================================================
 
 (tags in hexadecimal). Keys are the dotted paths; what is no metadata has keys with ``@`` before
-them: the family, the spec names and the access tags of the node. Odd keys (very long, with a zero
-byte, a lone surrogate, or a leading ``@`` or ``#``) are listed under ``#`` and their hash.
+them: the family, the spec names (one by one, and all as JSON) and the access tags of the node. Odd
+keys (very long, with a zero byte, a lone surrogate, or a leading ``@`` or ``#``) are listed under
+``#`` and their hash.
 """
 
 import hashlib
 import struct
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from flystore.model.structures import Family, Spec
 
@@ -39,10 +40,14 @@ MEMBER = b"\x80"
 TEXT_LIMIT = 512
 """Bytes of a text that are kept in order; an index entry must stay below 2,704 in PostgreSQL."""
 
+UNKNOWN: Final = object()
+"""What `decode` returns where the node itself has to be asked."""
+
+_ALL = 0xFFFF_FFFF_FFFF_FFFF
 _MEMBERS_LIMIT = 256
 _KEY_LIMIT = 200
 
-FAMILY_KEY, SPEC_KEY, TAG_KEY = "@family", "@spec", "@tag"
+FAMILY_KEY, SPEC_KEY, SPECS_KEY, TAG_KEY = "@family", "@spec", "@specs", "@tag"
 
 Leaf = tuple[str, bytes]
 
@@ -52,7 +57,9 @@ def leaves_of(
 ) -> set[Leaf]:
     """Return the index entries of a node."""
     found: set[Leaf] = {(FAMILY_KEY, scalar_bytes(str(family)))}
-    found.update((SPEC_KEY, scalar_bytes(spec.name)) for spec in specs)
+    listed = list(specs)
+    found.add((SPECS_KEY, scalar_bytes(to_json([[spec.name, spec.version] for spec in listed]))))
+    found.update((SPEC_KEY, scalar_bytes(spec.name)) for spec in listed)
     found.update((TAG_KEY, scalar_bytes(tag)) for tag in access_tags)
     todo: list[tuple[str, Mapping[str, Any]]] = [("", metadata)]
     while todo:
@@ -115,6 +122,19 @@ def text_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def decode(raw: bytes) -> Any:
+    """Return the value of a leaf, or `UNKNOWN` where it does not say all: hashes, and 1 or 1.0."""
+    if raw in (NULL, FALSE, TRUE):
+        return {NULL: None, FALSE: False, TRUE: True}[raw]
+    if raw[:1] == TEXT and len(raw) <= TEXT_LIMIT + 1:
+        return raw[1:].decode("utf-8", "surrogatepass")
+    if raw[:1] == NUMBER and len(raw) == 10:
+        (bits,) = struct.unpack(">Q", raw[1:9])
+        (value,) = struct.unpack(">d", struct.pack(">Q", bits ^ 1 << 63 if bits >> 63 else bits ^ _ALL))
+        return UNKNOWN if value.is_integer() else value
+    return UNKNOWN
+
+
 def after(prefix: bytes) -> bytes:
     """Return the least bytes above all that begin with `prefix`; a tag comes first, so there are some."""
     trimmed = prefix.rstrip(b"\xff")
@@ -148,7 +168,7 @@ def _number_bytes(value: int | float) -> bytes:
 
 def _float_bytes(value: float) -> bytes:
     (bits,) = struct.unpack(">Q", struct.pack(">d", value + 0.0))  # + 0.0: there is one zero
-    flipped = bits ^ 0xFFFF_FFFF_FFFF_FFFF if bits >> 63 else bits | 1 << 63
+    flipped = bits ^ _ALL if bits >> 63 else bits | 1 << 63
     return struct.pack(">Q", flipped)
 
 

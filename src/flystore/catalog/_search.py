@@ -501,9 +501,10 @@ def _union(lists: Sequence[sa.Select]) -> Any:
     return lists[0] if len(lists) == 1 else sa.union_all(*lists)
 
 
-def chunks(search: Search, *, descending: bool = False, size: int = 500) -> Iterator[list[int]]:
-    """Yield all ids of a search in order of insertion, `size` at a time."""
-    after: int | None = None
+def chunks(
+    search: Search, *, descending: bool = False, after: int | None = None, size: int = 500
+) -> Iterator[list[int]]:
+    """Yield all ids of a search beyond `after` in order of insertion, `size` at a time."""
     while True:
         found = search.batch(size, after=after, descending=descending)
         if found:

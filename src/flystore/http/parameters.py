@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from flystore.catalog import SortKey
 from flystore.model.errors import InvalidRequest
-from flystore.model.queries import Query, parse_filters
+from flystore.model.queries import Query, SortKey, parse_filters
 
 DEFAULT_PAGE, LARGEST_PAGE = 100, 300
 _SORT = re.compile(r"^[+-]?[A-Za-z0-9_.]*$")

@@ -97,10 +97,10 @@ async def search(request: Request) -> Response:
     count_only = request.query_params.getlist("fields") == ["count"]
     rendering = Rendering(request)
 
-    def work() -> tuple[list[Any], int, int | None]:
+    def work() -> tuple[list[Any], int, dict[str, int]]:
         entry = service.browse.container(path_of(request))
         if count_only:
-            return [], service.browse.count(entry, wanted.queries), None
+            return [], service.browse.count(entry, wanted.queries), {}
         page = service.browse.children(
             entry, wanted.queries, wanted.sort, limit=wanted.limit, offset=wanted.offset, cursor=wanted.cursor
         )
@@ -108,20 +108,22 @@ async def search(request: Request) -> Response:
             data = [rendering.resource(child) for child in page.entries]
         else:
             data = [_resource(service, rendering, child) for child in page.entries]
-        return data, page.count, page.next_cursor
+        if page.next_cursor is not None and wanted.offset is None:
+            return data, page.count, {"page[cursor]": page.next_cursor}
+        return data, page.count, {} if page.next_offset is None else {"page[offset]": page.next_offset}
 
-    data, count, cursor = await run_in_threadpool(work)
+    data, count, onward = await run_in_threadpool(work)
     answer = {
         "data": data,
         "error": None,
-        "links": _page_links(request, wanted, len(data), cursor, count_only),
+        "links": _page_links(request, wanted, onward),
         "meta": {"count": count},
     }
     return record(request, answer)
 
 
 def _page_links(
-    request: Request, wanted: PageRequest, got: int, cursor: int | None, count_only: bool
+    request: Request, wanted: PageRequest, onward: dict[str, int]
 ) -> dict[str, Any]:
     """Return links that carry page parameters only; the client adds its filters and sorting again."""
     here = f"{base_url(request)}/search/{'/'.join(path_of(request))}"
@@ -131,11 +133,7 @@ def _page_links(
         own = {"page[cursor]": wanted.cursor, **own}
     if wanted.offset is not None:
         own = {"page[offset]": wanted.offset, **own}
-    following = None
-    if cursor is not None and not count_only:
-        by_position = bool(wanted.sort) or wanted.offset is not None
-        place = {"page[offset]": (wanted.offset or 0) + got} if by_position else {"page[cursor]": cursor}
-        following = f"{here}?{_query({**place, 'page[limit]': limit})}"
+    following = f"{here}?{_query({**onward, 'page[limit]': limit})}" if onward else None
     return {
         "self": f"{here}?{_query(own)}",
         "first": f"{here}?{_query({'page[limit]': limit})}",

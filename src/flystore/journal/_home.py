@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
+from flystore.disk import make_directory
 from flystore.model.errors import Misconfigured
-
-from ._durable import make_directories
 
 _NETWORK_TYPES = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "gpfs", "beegfs"}
@@ -58,7 +57,7 @@ def make_home(home: Path) -> None:
         If it cannot be made or written to.
     """
     try:
-        make_directories(home)
+        make_directory(home, 0o700)
     except OSError as error:
         raise Misconfigured(
             f"the journal directory {home} cannot be made ({error.strerror}); name another on a local disk: "

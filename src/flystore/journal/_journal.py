@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
+from flystore.disk import make_directory, replace_file, sync_directory
 from flystore.model.errors import Conflict, Damaged, Misconfigured
 
-from ._durable import make_directories, replace_file, sync_directory
 from ._home import default_home, make_home, network_filesystem
 from ._lock import DirectoryLock, is_locked
 from ._log import RunLog, closed_error, read_acked
@@ -55,7 +55,7 @@ Durability = Literal["group", "each"]
 
 _ORPHANS = "~no-run"
 _OWN_FILES = frozenset({"lock", "journal", "reserve"})
-_OWN_SUFFIXES = frozenset({".frames", ".acked", ".parked", ".new"})
+_OWN_SUFFIXES = frozenset({".frames", ".acked", ".parked"})
 _OPEN: "weakref.WeakSet[Journal]" = weakref.WeakSet()
 
 
@@ -443,7 +443,7 @@ os.register_at_fork(after_in_child=_abandon_in_child)
 def _make_locked(home: Path, name: str, who: Identity) -> DirectoryLock:
     """Make the directory under a hidden name and show it once it is locked, so nobody finds it unheld."""
     hidden = home / f".{name}"
-    make_directories(hidden)
+    make_directory(hidden, 0o700)
     lock = DirectoryLock.take(hidden, create=True)
     if lock is None:
         raise Misconfigured(f"the new journal {hidden} is locked by another process; try again")
@@ -553,7 +553,7 @@ def remove_spent(home: Path | str) -> list[Path]:
 def remove_directory(path: Path) -> None:
     """Delete a journal that holds nothing any more; the caller holds its lock, which goes last."""
     for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "lock"):
-        if entry.name in _OWN_FILES or entry.suffix in _OWN_SUFFIXES:
+        if entry.name in _OWN_FILES or entry.suffix in _OWN_SUFFIXES or entry.name.startswith("."):
             entry.unlink()
     with contextlib.suppress(OSError):  # something that is not ours lies in it
         path.rmdir()

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import google_crc32c
 
+from flystore.disk import datasync, sync_directory, write_all
 from flystore.model import frames
 from flystore.model.errors import (
     Damaged,
@@ -28,7 +29,6 @@ from flystore.model.errors import (
     Unavailable,
 )
 
-from ._durable import datasync, sync_directory, write_all
 from ._segment import Segment, header_frame, segment_name
 from ._space import FULL, Space
 

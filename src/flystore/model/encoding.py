@@ -251,8 +251,20 @@ def _wrap_array(value: np.ndarray, careful: bool, depth: int) -> Any:
         return _Ext(_OBJECTS, _PACK([list(value.shape), order, members]))
     if value.dtype.itemsize == 0 and value.size:
         return _opaque(value)  # no bytes, any shape: nothing would bound what decoding makes of it
-    described = value.dtype.str if value.dtype.fields is None else _describe(value.dtype)
+    if value.dtype.fields is None:
+        described: Any = value.dtype.str
+    else:
+        described, value = _describe(value.dtype), _zero_padding(value, order)
     return _Ext(_NDARRAY, _PACK([described, list(value.shape), order, value.tobytes(order)]))
+
+
+def _zero_padding(records: np.ndarray, order: Any = "C") -> np.ndarray:
+    """Return the same records; between their fields lies what was in memory, and that is nobody's data."""
+    clean = np.zeros(records.shape, records.dtype, order)
+    for name in records.dtype.names or ():
+        field = records[name]
+        clean[name] = field if field.dtype.fields is None else _zero_padding(field)
+    return clean
 
 
 def _describe(dtype: np.dtype) -> Any:

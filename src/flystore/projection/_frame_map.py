@@ -16,6 +16,7 @@ All work is done on runs of consecutive rows; the cost does not depend on the nu
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ _INTERLEAVE_LIMIT = 10_000_000
 """Rows of retaken seq_nums that are put into order one by one; more than these stay in runs, by take."""
 
 
-class RowRun(NamedTuple):
+class RowRun(msgspec.Struct, frozen=True, array_like=True):
     """Rows that follow each other in every respect.
 
     Row i of the run (0 <= i < count) is frame ``index + i`` of the resource and belongs to ``seq + i``.
@@ -40,7 +41,7 @@ class RowRun(NamedTuple):
     count: int
 
 
-class Rows(NamedTuple):
+class Rows(msgspec.Struct, frozen=True):
     """Columns of a selection of rows, each (n,) int64."""
 
     seq_nums: Ints
@@ -65,8 +66,8 @@ class FrameMap:
         self._ends = np.cumsum(self._runs[:, 4])
 
     @classmethod
-    def of(cls, runs: Iterable[RowRun | tuple[int, int, int, int, int]]) -> Self:
-        return cls(np.array(list(runs), np.int64).reshape(-1, 5))
+    def of(cls, runs: Iterable[RowRun]) -> Self:
+        return cls(np.array([msgspec.structs.astuple(run) for run in runs], np.int64).reshape(-1, 5))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -83,6 +84,11 @@ class FrameMap:
     @property
     def row_runs(self) -> tuple[RowRun, ...]:
         return tuple(RowRun(*run) for run in self._runs.tolist())
+
+    @property
+    def intervals(self) -> Ints:
+        """Seq_num and count of every run, (n, 2) int64."""
+        return self._runs[:, [0, 4]]
 
     def runs_between(self, start: int, stop: int) -> Iterator[tuple[int, RowRun]]:
         """Yield (wire row, run) for the parts of runs inside of [start, stop), which is cut to the map."""

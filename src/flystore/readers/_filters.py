@@ -35,7 +35,7 @@ BY_HDF5 = frozenset({SZIP, NBIT, SCALEOFFSET, LZF})
 """Filters that are compiled into HDF5 or h5py itself, and are left to them."""
 
 
-class BadChunk(Exception):  # noqa: N818 - private to the room, always turned into Unreadable
+class BadChunk(Exception):
     """A chunk's bytes make no sense to its filters."""
 
 

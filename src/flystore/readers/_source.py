@@ -147,9 +147,7 @@ class RowSource(Protocol):
         """Return (n,) bool for (n,) int64 rows: True where bytes of a row lie beyond the end of the file."""
         ...
 
-    def read(
-        self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None
-    ) -> np.ndarray:
+    def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         """Return (n, *lengths of `rest`) values.
 
         Parameters

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from flystore.catalog import Catalog, Node
@@ -20,7 +21,7 @@ from flystore.readers import open_reader, open_registered
 from flystore.storage import ArrayStore, Roots, block_region
 
 from .browse import Browse, require_family
-from .columns import column_to_numpy, read_column, read_table, series_of_table
+from .columns import column_to_numpy, read_table, series_of_table, stored_pieces
 from .entries import Entry
 from .files import event_files
 from .limits import Limits
@@ -202,26 +203,25 @@ class Arrays:
 
     def _segments(self, node: Node, source: DataSource, structure: ArrayStructure) -> np.ndarray:
         with self._catalog.read() as snapshot:
-            column = read_column(snapshot, series_of_table(node), source.parameters["column"])
-        return array_of_column(column, structure)
+            (pieces,) = stored_pieces(snapshot, series_of_table(node), [source.parameters["column"]])
+        return array_of_column(pieces, structure)
 
     def _external(self, node: Node, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
         """Read rows through the frame map: by event, never by position in the files."""
         assert node.external is not None
         external = ExternalArray.from_bytes(node.external)
         with self._catalog.read() as snapshot:
-            rows = present_map(external, snapshot.observation(node.id))
-        if len(rows) == 0:
+            present = present_map(external, snapshot.observation(node.id))
+        if len(present) == 0:
             raise OutOfBounds(f"no row of /{'/'.join(node.path)} can be read now")
-        factor = structure.shape[0] // len(rows)
+        factor = structure.shape[0] // len(present)
         chosen = np.arange(structure.shape[0], dtype=np.int64)[picked[0]]
         events, place = np.unique(np.atleast_1d(chosen) // factor, return_inverse=True)
-        frames = rows.at(events)
-        bases = np.asarray(external.bases(), np.int64)
+        resources, file_rows = msgspec.structs.replace(external, frame_map=present).locate(events)
         inner = picked[1:] if factor == 1 else ()
         limit = self._limits.response_bytes
         with open_reader(event_files(external), self._roots) as reader:
-            found = reader.read(frames.resource, frames.index - bases[frames.resource], inner, limit_bytes=limit)
+            found = reader.read(resources, file_rows, inner, limit_bytes=limit)
         if factor == 1:
             found = found[place]
         else:

@@ -4,13 +4,14 @@ A run's streams answer at ``<run>/<stream>`` and at ``<run>/streams/<stream>``, 
 unless a node ``streams`` really exists. Columns of a table are entries below it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from flystore.catalog import Catalog, Node, Snapshot, SortKey
+from flystore.catalog import Catalog, Node, Snapshot
 from flystore.model.errors import NotFound
-from flystore.model.queries import Query
+from flystore.model.queries import Query, SortKey
 from flystore.model.structures import BLUESKY_RUN, DataSource, Family
 from flystore.projection import ExternalArray, assets
 
@@ -28,13 +29,14 @@ class EntryPage(msgspec.Struct, frozen=True):
     ----------
     count : int
         All children that match, not only these.
-    next_cursor : int or None
-        Where the next page begins; None at the end.
+    next_cursor, next_offset : int or None
+        Where the next page begins, in order of insertion and in any order; both None at the end.
     """
 
     entries: list[Entry]
     count: int
     next_cursor: int | None
+    next_offset: int | None
 
 
 class Browse:
@@ -126,7 +128,7 @@ class Browse:
                 where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor
             )
             found = [_entry_of(snapshot, node, (*entry.path, node.path[-1])) for node in page.nodes]
-            return EntryPage(found, snapshot.count(where, queries), page.next_cursor)
+            return EntryPage(found, snapshot.count(where, queries), page.next_cursor, page.next_offset)
 
     def distinct(
         self,
@@ -157,6 +159,17 @@ class Browse:
             external = ExternalArray.from_bytes(entry.node.external)
             source = msgspec.structs.replace(source, assets=assets(external))
         return [source]
+
+
+def everything_below(snapshot: Snapshot, path: tuple[str, ...]) -> Iterator[Node]:
+    """Yield every node at any depth below `path` in order of insertion."""
+    after = None
+    while True:
+        page = snapshot.descendants(path, limit=1000, after=after)
+        yield from page.nodes
+        if page.next_cursor is None:
+            return
+        after = page.next_cursor
 
 
 def is_run(node: Node) -> bool:

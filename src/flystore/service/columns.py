@@ -1,6 +1,6 @@
 """Columns of slow data as arrays."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,8 @@ import pyarrow as pa
 from flystore.catalog import Node, Snapshot
 from flystore.model.errors import Damaged, NotFound
 from flystore.model.structures import ArrayStructure, TableStructure
-from flystore.storage import decode_segment, unify
+from flystore.projection import cast_column
+from flystore.storage import decode_segment
 
 from .projecting import series_of
 
@@ -18,26 +19,29 @@ def series_of_table(node: Node) -> str:
     return series_of(node.path[:-1] if node.origin == "documents" else node.path)
 
 
-def read_columns(snapshot: Snapshot, series: str, schema: pa.Schema) -> pa.Table:
-    """Return all rows of a series in arrival order, cast to `schema`; other columns are left out.
+def stored_pieces(snapshot: Snapshot, series: str, names: Sequence[str]) -> list[list[pa.Array]]:
+    """Return, for each name, its pieces as stored, one a segment in arrival order; null where a segment lacks it.
 
     Raises
     ------
     Damaged
         If a segment is not what was stored.
     """
-    batches = []
+    pieces: list[list[pa.Array]] = [[] for _ in names]
     for segment in snapshot.segments(series):
+        assert segment.body is not None
         batch = decode_segment(segment.body)
         if batch.num_rows != segment.rows:
             raise Damaged(
-                f"segment of {series} at row {segment.first_row} holds {batch.num_rows} rows, not {segment.rows}"
+                f"the segment of {series} at row {segment.first_row} holds {batch.num_rows} rows, not {segment.rows}"
             )
-        batches.append(batch)
-    return unify(batches, schema)
+        for place, name in enumerate(names):
+            known = name in batch.schema.names
+            pieces[place].append(batch.column(name) if known else pa.nulls(batch.num_rows))
+    return pieces
 
 
-def read_table(snapshot: Snapshot, node: Node, columns: list[str] | None = None) -> pa.Table:
+def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a table node's rows, all columns or those named, in the order asked for.
 
     Raises
@@ -56,7 +60,12 @@ def read_table(snapshot: Snapshot, node: Node, columns: list[str] | None = None)
                 status=400,
             )
         schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
-    return read_columns(snapshot, series_of_table(node), schema)
+    stored = stored_pieces(snapshot, series_of_table(node), schema.names)
+    shown = [
+        pa.chunked_array([cast_column(piece, field.type) for piece in pieces], field.type)
+        for field, pieces in zip(schema, stored, strict=True)
+    ]
+    return pa.Table.from_arrays(shown, schema=schema)
 
 
 def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -92,7 +101,3 @@ def column_structure(snapshot: Snapshot, table: Node, name: str) -> ArrayStructu
         return ArrayStructure.of(kind.to_pandas_dtype(), (rows,))
     found = column_to_numpy(read_table(snapshot, table, [name]).column(0))
     return ArrayStructure.of(found.dtype, found.shape)
-
-
-def schema_of_column(kind: Any, name: str) -> pa.Schema:
-    return pa.schema([pa.field(name, kind)])

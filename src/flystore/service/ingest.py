@@ -174,8 +174,7 @@ class Ingest:
         if writer == "documents":
             state, look_at, projected = self._project(tx, uid, run, state, documents, decoder, received)
         else:
-            state = RunState.from_bytes(state.to_bytes())
-            state.templates = dict(decoder.templates)
+            state = state.with_templates(decoder.templates)
         stopped = any(name == "stop" for _, name, _ in documents)
         tx.save_run(
             Run(
@@ -212,14 +211,11 @@ class Ingest:
         try:
             todo = [*self._missed(tx, uid, behind, documents[0][0]), *documents]
             advanced, changes = advance(state, todo)
-            advanced.templates = dict(decoder.templates)
             external = apply_changes(tx, uid, changes, received)
         except Exception:  # see above: whatever it is, the documents are kept
             log.exception("run %s: documents from %d on are stored but not shown", uid, behind)
-            kept = RunState.from_bytes(state.to_bytes())
-            kept.templates = dict(decoder.templates)
-            return kept, [], behind
-        return advanced, external, documents[-1][0] + 1
+            return state.with_templates(decoder.templates), [], behind
+        return advanced.with_templates(decoder.templates), external, documents[-1][0] + 1
 
     def _missed(self, tx: Transaction, uid: str, behind: int, start: int) -> list[tuple[int, str, dict[str, Any]]]:
         """Return the documents stored earlier that the projection has not seen; normally none."""

@@ -31,7 +31,7 @@ from flystore.model.structures import (
 from flystore.readers import KNOWN_MIMETYPES
 from flystore.storage import ArrayStore, decode_untrusted, encode_segment, uri_of_path
 
-from .browse import Browse, is_run, require_family
+from .browse import Browse, everything_below, is_run, require_family
 from .columns import series_of_table
 from .entries import Entry
 from .limits import Limits
@@ -340,7 +340,7 @@ class Nodes:
                 raise NotFound(f"No such entry: {list(path)}", path=list(path))
             if node.origin == "documents" and len(path) > 1:
                 raise _made_from_documents(node)
-            below = [] if node.family is not Family.CONTAINER else tx.subtree(path)
+            below = list(everything_below(tx, path))
             if below and not recursive:
                 raise Conflict(
                     "Cannot delete a node that is not empty. Delete its contents first or pass `recursive=True`."

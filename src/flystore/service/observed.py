@@ -48,11 +48,10 @@ def present_map(external: ExternalArray, observation: Observation | None) -> Fra
     found = found_in(observation)
     if not found:
         return external.frame_map
-    bases = external.bases()
     pieces: list[RowRun] = []
     for run in external.frame_map.row_runs:
         probe = found[run.resource] if run.resource < len(found) else None
-        pieces += _present(run, bases[run.resource], probe)
+        pieces += _present(run, external.resources[run.resource].base, probe)
     return FrameMap.of(pieces)
 
 

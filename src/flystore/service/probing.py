@@ -14,11 +14,11 @@ from flystore.catalog import Catalog, Node, Observation
 from flystore.model.errors import FlystoreError, MissingAsset, OutsideRoots
 from flystore.model.structures import ArrayStructure, Family, Management
 from flystore.projection import ExternalArray
-from flystore.readers import Probe, open_reader, open_registered
+from flystore.readers import ResourceProbe, open_reader, open_registered
 from flystore.storage import Roots
 
 from .files import event_files
-from .observed import Finding, to_observation
+from .observed import OK, readable_structure, to_observation
 
 log = logging.getLogger("flystore.service")
 
@@ -83,10 +83,9 @@ class Prober:
                 return False
             observation = snapshot.observation(node.id)
             run = snapshot.run(node.run_uid) if node.run_uid is not None else None
-        if observation is None or observation.status != "ok" or observation.time < node.time_updated:
+        if observation is None or observation.status != OK or observation.time < node.time_updated:
             return True
-        announced = _announced_rows(node)
-        if observation.rows is not None and announced is not None and observation.rows < announced:
+        if readable_structure(node, observation) != node.structure:
             return True
         growing = run is not None and observation.time < run.last_received + SETTLED_AFTER_S
         return growing and self._clock() - observation.time > 0.05
@@ -100,14 +99,14 @@ class Prober:
         try:
             if node.external is not None:
                 with open_reader(event_files(ExternalArray.from_bytes(node.external)), self._roots) as reader:
-                    findings = [_finding(probe) for probe in reader.probe()]
+                    found = list(reader.probe().resources)
             else:
                 structure = ArrayStructure.from_wire(node.structure)
                 with open_registered(source, structure, self._roots) as registered:
-                    findings = [_finding(registered.probe())]
+                    found = [registered.probe()]
         except FlystoreError as error:
-            findings = [_failed(error)]
-        observation = to_observation(node.id, now, findings)
+            found = [_failed(error)]
+        observation = to_observation(node.id, now, found)
         with self._catalog.write() as tx:
             tx.save_observation(observation)
         return observation
@@ -132,25 +131,7 @@ class Prober:
                 log.exception("looking at the files of node %d failed", node_id)
 
 
-def _announced_rows(node: Node) -> int | None:
-    if node.external is not None:
-        external = ExternalArray.from_bytes(node.external)
-        return sum(external.announced_rows())
-    shape = (node.structure or {}).get("shape")
-    return shape[0] if shape else None
-
-
-def _finding(probe: Probe) -> Finding:
-    return Finding(
-        status=probe.status,
-        readable=probe.rows,
-        holes=[(int(start), int(stop)) for start, stop in probe.holes],
-        verified=probe.verified,
-        why=probe.why,
-    )
-
-
-def _failed(error: FlystoreError) -> Finding:
+def _failed(error: FlystoreError) -> ResourceProbe:
     match error:
         case MissingAsset():
             status = "missing"
@@ -158,4 +139,4 @@ def _failed(error: FlystoreError) -> Finding:
             status = "outside-roots"
         case _:
             status = "unreadable"
-    return Finding(status=status, why=error.message)
+    return ResourceProbe(status=status, why=error.message, kind=error.kind)

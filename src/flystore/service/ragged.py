@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from flystore.catalog import Catalog
 from flystore.model.errors import InvalidRequest, OutOfBounds, TooLarge, Unsupported
-from flystore.model.structures import Family, RaggedStructure
+from flystore.model.structures import SEGMENT_ARRAY_MIMETYPE, Family, RaggedStructure
+from flystore.projection import ragged_of_column
 
 from .browse import Browse, require_family
-from .columns import read_columns, schema_of_column, series_of_table
+from .columns import series_of_table, stored_pieces
 from .limits import Limits
 
 Index = slice | int
@@ -33,37 +33,32 @@ class Ragged:
         self._browse = browse
         self._limits = limits
 
-    def rows(self, path: tuple[str, ...]) -> list[np.ndarray]:
-        """Return each row as a 1-D array of the structure's dtype; a missing value is an empty row.
-
-        Raises
-        ------
-        NotFound
-            If there is no ragged node at `path`.
-        Unsupported
-            If its rows have more than one axis.
-        """
+    def _stored(self, path: tuple[str, ...]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Return all values and the offsets of each level of lists."""
         entry = require_family(self._browse.entry(path), Family.RAGGED)
         node = entry.node
         assert node is not None
-        structure = RaggedStructure.from_wire(entry.structure)
-        if len(structure.shape) != 2:
-            raise Unsupported(f"/{'/'.join(path)} has rows of {len(structure.shape) - 1} axes; one can be served")
         with self._catalog.read() as snapshot:
             source = snapshot.data_source(node.id)
-            assert source is not None
-            column = source.parameters["column"]
-            series = series_of_table(node)
-            wanted = schema_of_column(pa.list_(pa.from_numpy_dtype(np.dtype(structure.dtype))), column)
-            table = read_columns(snapshot, series, wanted)
-        if table.nbytes > self._limits.response_bytes:
+            if source is None or source.mimetype != SEGMENT_ARRAY_MIMETYPE:
+                raise Unsupported(f"/{'/'.join(path)} holds no ragged rows that this service knows how to read")
+            (pieces,) = stored_pieces(snapshot, series_of_table(node), [source.parameters["column"]])
+        size = sum(piece.nbytes for piece in pieces)
+        if size > self._limits.response_bytes:
             raise TooLarge(
-                f"/{'/'.join(path)} holds {table.nbytes} bytes; this service sends at most "
+                f"/{'/'.join(path)} holds {size} bytes; this service sends at most "
                 f"{self._limits.response_bytes} at once",
                 limit=self._limits.response_bytes,
             )
-        dtype = np.dtype(structure.dtype)
-        return [np.asarray([] if row is None else row, dtype) for row in table.column(0).to_pylist()]
+        return ragged_of_column(pieces, RaggedStructure.from_wire(entry.structure))
+
+    def _rows(self, path: tuple[str, ...]) -> list[np.ndarray]:
+        values, offsets = self._stored(path)
+        if len(offsets) != 1:
+            raise Unsupported(
+                f"the rows of /{'/'.join(path)} have {len(offsets)} axes of their own; they can only be read whole"
+            )
+        return np.split(values, offsets[0][1:-1]) if len(offsets[0]) > 1 else []
 
     def buffers(self, path: tuple[str, ...], wanted: tuple[Index, ...]) -> bytes:
         """Return the zipped buffers of a slice.
@@ -73,27 +68,19 @@ class Ragged:
         Unsupported
             If the slice is one value; ask for JSON.
         """
-        found = _sliced(self.rows(path), wanted)
-        if isinstance(found, np.ndarray):
-            if found.ndim == 0:
-                raise Unsupported("a single value cannot be sent as zipped buffers; ask for application/json")
-            form: dict[str, Any] = _values_form("node0", found.dtype)
-            return _zipped({"node0-data": found.tobytes()}, len(found), form)
-        offsets = np.concatenate([[0], np.cumsum([len(row) for row in found])]).astype("<i8")
-        values = np.concatenate(found) if found else np.zeros(0)
-        form = {
-            "class": "ListOffsetArray",
-            "offsets": "i64",
-            "content": _values_form("node1", values.dtype),
-            "parameters": {},
-            "form_key": "node0",
-        }
-        parts = {"node0-offsets": offsets.tobytes(), "node1-data": values.tobytes()}
-        return _zipped(parts, len(found), form)
+        if not wanted:
+            return _nested(*self._stored(path))
+        found = _sliced(self._rows(path), wanted)
+        if isinstance(found, list):
+            lengths = np.cumsum([0, *(len(row) for row in found)], dtype=np.int64)
+            return _nested(np.concatenate(found) if found else np.zeros(0), (lengths,))
+        if found.ndim == 0:
+            raise Unsupported("a single value cannot be sent as zipped buffers; ask for application/json")
+        return _zipped({"node0-data": found.tobytes()}, len(found), _values_form("node0", found.dtype))
 
     def scalar(self, path: tuple[str, ...], wanted: tuple[Index, ...]) -> Any:
         """Return a slice as nested lists or a number, for JSON."""
-        found = _sliced(self.rows(path), wanted)
+        found = _sliced(self._rows(path), wanted)
         return found.tolist() if isinstance(found, np.ndarray) else [row.tolist() for row in found]
 
 
@@ -111,6 +98,18 @@ def _sliced(rows: list[np.ndarray], wanted: tuple[Index, ...]) -> list[np.ndarra
         return [row[second] for row in picked]
     except IndexError as error:
         raise OutOfBounds(f"no such row or value in {len(rows)} rows of unequal length") from error
+
+
+def _nested(values: np.ndarray, offsets: tuple[np.ndarray, ...]) -> bytes:
+    """Return the zip of lists in lists: one form and one buffer a level, the values innermost."""
+    innermost = f"node{len(offsets)}"
+    form = _values_form(innermost, values.dtype)
+    parts = {f"{innermost}-data": values.tobytes()}
+    for level in reversed(range(len(offsets))):
+        key = f"node{level}"
+        parts[f"{key}-offsets"] = offsets[level].astype("<i8").tobytes()
+        form = {"class": "ListOffsetArray", "offsets": "i64", "content": form, "parameters": {}, "form_key": key}
+    return _zipped(parts, len(offsets[0]) - 1, form)
 
 
 def _values_form(key: str, dtype: np.dtype) -> dict[str, Any]:

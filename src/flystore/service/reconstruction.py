@@ -12,6 +12,7 @@ from typing import Any
 from flystore.catalog import Node, Snapshot
 from flystore.model.structures import BLUESKY_STREAM, SEGMENTS_MIMETYPE, DataSource, Family, Management
 
+from .browse import everything_below
 from .columns import read_table
 
 Document = tuple[str, dict[str, Any]]
@@ -31,7 +32,7 @@ def reconstructed(snapshot: Snapshot, uid: str) -> Iterator[Document]:
     for stream in _streams(snapshot, run):
         descriptors = _descriptors(stream, uid)
         timed += [(doc.get("time") or 0.0, 0, ("descriptor", doc)) for doc in descriptors]
-        for child in snapshot.subtree(stream.path):
+        for child in everything_below(snapshot, stream.path):
             source = snapshot.data_source(child.id)
             if source is None:
                 continue
@@ -52,7 +53,7 @@ def reconstructed(snapshot: Snapshot, uid: str) -> Iterator[Document]:
 
 def _streams(snapshot: Snapshot, run: Node) -> Iterator[Node]:
     """Find the streams of both layouts: below the run, or below a plain container ``streams``."""
-    for node in snapshot.subtree(run.path):
+    for node in everything_below(snapshot, run.path):
         if any(spec.name == BLUESKY_STREAM.name for spec in node.specs):
             yield node
         elif node.family is Family.CONTAINER and node.path[1:-1] == ("streams",):

@@ -5,6 +5,7 @@ keep; `same` is the comparison the promise is made in: type, dtype, value, key o
 """
 
 import datetime
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -104,12 +105,14 @@ def _dtypes() -> st.SearchStrategy[np.dtype]:
     return st.one_of(_simple_dtypes(), st.sampled_from(_RECORDS))
 
 
+@functools.cache
 def numpy_scalars() -> st.SearchStrategy[np.generic]:
     """Numpy scalars of every kind, text with zeros at its end and records included."""
     from_arrays = hnp.arrays(_dtypes(), (1,)).map(lambda array: array[0])
     return st.one_of(from_arrays, st.text(max_size=4).map(np.str_), st.binary(max_size=4).map(np.bytes_))
 
 
+@functools.cache
 def arrays() -> st.SearchStrategy[np.ndarray]:
     """Arrays of 0 to 3 axes, C and Fortran order, strided views, both byte orders, records, masked."""
     shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
@@ -131,6 +134,7 @@ def _object_array(members: list[Any]) -> np.ndarray:
     return array
 
 
+@functools.cache
 def plain() -> st.SearchStrategy[Any]:
     """Values that JSON knows, and bytes."""
     return st.one_of(
@@ -144,7 +148,14 @@ def plain() -> st.SearchStrategy[Any]:
     )
 
 
-def _rich() -> st.SearchStrategy[Any]:
+@st.composite
+def _rich(draw: st.DrawFn) -> Any:
+    # Composite for the sake of its repr: hypothesis prints strategies, and this one is long.
+    return draw(_rich_values())
+
+
+@functools.cache
+def _rich_values() -> st.SearchStrategy[Any]:
     offsets = st.none() | st.integers(-1439, 1439).map(
         lambda minutes: datetime.timezone(datetime.timedelta(minutes=minutes))
     )
@@ -161,6 +172,7 @@ def _rich() -> st.SearchStrategy[Any]:
     )
 
 
+@functools.cache
 def values() -> st.SearchStrategy[Any]:
     """Anything a document may hold that has a type of its own in the encoding, nested."""
     hashable = st.one_of(
@@ -180,6 +192,7 @@ def values() -> st.SearchStrategy[Any]:
     )
 
 
+@functools.cache
 def documents() -> st.SearchStrategy[dict[str, Any]]:
     """Mappings with str keys: the least that makes a document."""
     return st.dictionaries(st.text(max_size=6), values(), max_size=6)

@@ -1,0 +1,128 @@
+"""The catalogue itself: opening it, and transactions."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from ._database import Database, connect
+from ._migrations import migrate
+from ._rows import LogRecord
+from ._snapshot import Snapshot
+from ._transaction import Transaction
+
+
+class Catalog:
+    """An open catalogue; safe to use from many threads.
+
+    Use `open`. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+        self._watchers: list[Callable[[int], None]] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
+        """Open the catalogue at `url`, made or brought up to date if need be.
+
+        Parameters
+        ----------
+        url
+            ``sqlite:///FILE`` (its directory is made) or ``postgresql://USER@HOST/NAME``.
+        create
+            Make it if there is none.
+        clock
+            Gives Unix seconds for the times of nodes.
+
+        Raises
+        ------
+        Misconfigured
+            If the address cannot work, the file lies on a network file system, the catalogue is
+            newer than this program, or there is none and `create` is false.
+        Unavailable
+            If the database does not answer.
+        """
+        database = connect(url, create=create)
+        try:
+            migrate(database, create=create)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, clock)
+
+    @property
+    def backend(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._database.name
+
+    @contextmanager
+    def read(self) -> Iterator[Snapshot]:
+        """Give a consistent view; nothing blocks it and it blocks nothing."""
+        with self._database.reading() as session:
+            yield Snapshot(session)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Give a transaction: stored whole at the end, or on an exception not at all.
+
+        One at a time with SQLite. Keep it short; nested ones wait for each other for ever.
+        """
+        with self._database.writing() as session:
+            transaction = Transaction(self._database, session, self._clock)
+            yield transaction
+            position = transaction.finish()
+        if position is not None:
+            self._tell(position)
+
+    def documents(self, uid: str | None, first: int = 0, stop: int | None = None) -> Iterator[LogRecord]:
+        """Yield a run's records as `Snapshot.documents` does, with no transaction open in between.
+
+        For what may take long: sending them to a client.
+        """
+        at: int | None = first
+        while at is not None:
+            with self.read() as snapshot:
+                record = next(snapshot.documents(uid, at, stop), None)
+            if record is None or record.first_ordinal is None or record.count is None:
+                return
+            end = record.first_ordinal + record.count
+            if end <= at:
+                return
+            yield record
+            at = end if stop is None or end < stop else None
+
+    def watch(self, told: Callable[[int], None]) -> Callable[[], None]:
+        """Call `told` with the new last position after each commit of this process.
+
+        It is called in the committing thread and must return at once; an exception of it is the
+        committer's. Returns a function that ends it.
+        """
+        with self._lock:
+            self._watchers.append(told)
+
+        def end() -> None:
+            with self._lock:
+                if told in self._watchers:
+                    self._watchers.remove(told)
+
+        return end
+
+    def _tell(self, position: int) -> None:
+        with self._lock:
+            watchers = list(self._watchers)
+        for told in watchers:
+            told(position)
+
+    def close(self) -> None:
+        """Close all connections; snapshots still open end when they are left."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

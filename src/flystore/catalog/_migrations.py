@@ -1,0 +1,88 @@
+"""Bringing a catalogue to the schema that this version knows, at open.
+
+Migration n takes the schema from version n - 1 to n. All missing ones run in one transaction: after
+a crash the catalogue is at the old version or at the new one. A newer catalogue is refused.
+"""
+
+from collections.abc import Callable, Sequence
+
+import sqlalchemy as sa
+
+from flystore.model.errors import Misconfigured
+
+from . import _words
+from ._database import Database, Session
+from ._schema import child_counts, feed, metadata, nodes, schema_version
+
+Migration = Callable[[sa.Connection], None]
+
+
+def _first(connection: sa.Connection) -> None:
+    """Make everything, with an empty root."""
+    metadata.create_all(connection)
+    _words.create(connection)
+    connection.execute(feed.insert().values(id=1, position=0))
+    root = (
+        nodes.insert()
+        .values(
+            parent_id=None,
+            key="",
+            path="",
+            family="container",
+            origin="protocol",
+            run_uid=None,
+            indexed=False,
+            children_indexed=True,
+            time_created=0.0,
+            time_updated=0.0,
+            revision=1,
+            access_tags="[]",
+            specs="[]",
+            structure=None,
+            metadata="{}",
+            external=None,
+        )
+        .returning(nodes.c.id)
+    )
+    root_id = connection.execute(root).scalar_one()
+    connection.execute(child_counts.insert().values(node_id=root_id, count=0))
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first,)
+
+
+def migrate(database: Database, migrations: Sequence[Migration] = MIGRATIONS, *, create: bool) -> None:
+    """Bring a catalogue to version ``len(migrations)``.
+
+    Raises
+    ------
+    Misconfigured
+        If the catalogue is newer than this program, or there is none and `create` is false.
+    """
+    known = len(migrations)
+    with database.reading() as session:
+        if _version(session) == known:
+            return
+    with database.writing() as session:
+        database.lock_run(session, "migration")  # other processes may be opening it too
+        version = _version(session)
+        if version > known:
+            raise Misconfigured(
+                f"this catalogue was written by a newer flystore (schema {version}; this program knows "
+                f"{known}). Install the newer flystore; nothing was changed.",
+                stored=version,
+                known=known,
+            )
+        if version == 0 and not create:
+            raise Misconfigured("there is no catalogue in this database")
+        for step in migrations[version:]:
+            step(session.connection)
+        session.connection.execute(schema_version.delete())
+        session.connection.execute(schema_version.insert().values(version=known))
+
+
+def _version(session: Session) -> int:
+    """Return the version stored; 0 if there is no catalogue."""
+    if not sa.inspect(session.connection).has_table(schema_version.name):
+        return 0
+    return int(session.compose(sa.select(schema_version.c.version))[0][0])

@@ -1,0 +1,286 @@
+"""Arrays: sliced like numpy arrays, each slice a few requests whose bytes land in the result."""
+
+import math
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flystore.model.errors import FlystoreError, NotFound, Unsupported
+from flystore.model.structures import ArrayStructure
+from flystore.projection import FrameMap
+from flystore.wire import api_path
+
+from ._node import Node
+from ._pieces import Piece, Plan, cut, lazy_chunks, plan_read, runs_of
+from ._progress import Progress
+from ._session import Item, Session
+from ._words import human_bytes, human_dtype, human_shape
+
+AT_ONCE = 4
+"""Requests of one read under way together."""
+
+_NO_MAP = frozenset({"not-found", "unsupported", "method-not-allowed", "invalid-request"})
+"""Kinds with which services say that nobody announced an array's frames, or that they have no such route."""
+
+
+class Frames(NamedTuple):
+    """Which event and which frame each row of an externally stored array is.
+
+    Attributes
+    ----------
+    seq_num : (n,) int64
+        Of the event.
+    take : (n,) int64
+        How often this seq_num had come before: 0 unless the event was retaken after a pause.
+    resource : (n,) int64
+        Number of the file, or set of files, in order of announcement.
+    index : (n,) int64
+        Place in that file.
+    """
+
+    seq_num: np.ndarray
+    take: np.ndarray
+    resource: np.ndarray
+    index: np.ndarray
+
+
+class Array(Node):
+    """An array kept by the service.
+
+    ``array[...]`` and ``array[10:20, ::2]`` read parts as numpy does; ``array.dask`` reads lazily.
+    `shape` is as it was at the last look; a growing array shows more after `refresh`.
+    """
+
+    def __init__(self, session: Session, item: Item) -> None:
+        super().__init__(session, item)
+        self._structure = ArrayStructure.from_wire(item.structure)
+
+    def refresh(self) -> "Array":
+        """Ask the service for the array's present shape, and return the array."""
+        super().refresh()
+        self._structure = ArrayStructure.from_wire(self._item.structure)
+        return self
+
+    # --- what it is ---------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._structure.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._structure.numpy_dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dims(self) -> tuple[str, ...] | None:
+        """Names of the axes, None where nobody named them."""
+        return self._structure.dims
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Lengths of the chunks the service reads at once, for each axis."""
+        return self._structure.chunks
+
+    @property
+    def size(self) -> int:
+        """Number of items."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes once read."""
+        return self._structure.nbytes
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a scalar has no length")
+        return self.shape[0]
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read(self, wanted: Any = None) -> np.ndarray:
+        """Return the array or a part of it.
+
+        Parameters
+        ----------
+        wanted : index, optional
+            What goes between the brackets of a numpy array: integers, slices with any step, an
+            Ellipsis, and on one axis a list or 1-D array of integers or truth values (one request for
+            each stretch of neighbours). None means everything.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of `dtype`, byte order kept. Integers alone give an array without axes.
+
+        Raises
+        ------
+        OutOfBounds
+            If an index lies outside.
+        InvalidRequest
+            For new axes, several lists, or more axes than there are.
+        Conflict
+            If the array has changed since its shape was learnt; `refresh` it.
+        Unreadable, MissingAsset
+            If the service cannot read the files; says which and why.
+        """
+        plan = plan_read(wanted, self.shape)
+        if plan.rows is not None:
+            return self._read_rows(plan)
+        return self._read_box(plan.box, plan.box_shape)[plan.finish]
+
+    def __getitem__(self, wanted: Any) -> np.ndarray:
+        return self.read((None,) if wanted is None else wanted)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        found = self.read()
+        return found if dtype is None else found.astype(dtype)
+
+    def _read_rows(self, plan: Plan) -> np.ndarray:
+        """Read the stretches of neighbours that a list picks, and put its rows together."""
+        rows, axis = plan.rows, plan.axis
+        assert rows is not None
+        offset = plan.box[axis].start
+        parts, held = [], []
+        for start, stop in runs_of(rows):
+            box = (*plan.box[:axis], slice(offset + start, offset + stop, 1), *plan.box[axis + 1 :])
+            shape = (*plan.box_shape[:axis], stop - start, *plan.box_shape[axis + 1 :])
+            parts.append(self._read_box(box, shape))
+            held.append(np.arange(start, stop))
+        if not parts:
+            return self._read_box(plan.box, plan.box_shape)[plan.finish]
+        where = np.searchsorted(np.concatenate(held), rows)
+        return np.take(np.concatenate(parts, axis=axis), where, axis=axis)[plan.finish]
+
+    def _read_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+        dtype = self.dtype
+        if dtype.hasobject:
+            raise Unsupported(f"{self._shown_path} holds Python objects, which this client does not read")
+        found = np.empty(shape, dtype) if dtype.itemsize else np.zeros(shape, dtype)
+        target = memoryview(found.reshape(-1).view(np.uint8)) if found.nbytes else memoryview(b"")
+        whole = shape == self.shape and all(part.step == 1 for part in box)
+        pieces = list(cut(box, dtype.itemsize, self.chunks))
+
+        with Progress(f"reading {self.key}", found.nbytes) as progress:
+
+            def fetch(piece: Piece) -> None:
+                into = target[piece.start * dtype.itemsize : piece.stop * dtype.itemsize]
+                self._fetch(piece, into, everything=whole and len(pieces) == 1)
+                progress.advance(len(into))
+
+            in_parallel(fetch, pieces)
+        return found
+
+    def _fetch(self, piece: Piece, into: memoryview, *, everything: bool) -> None:
+        params: dict[str, str] = {"expected_shape": ",".join(map(str, piece.shape)) or "scalar"}
+        if not everything:
+            params["slice"] = piece.text
+        headers = {"Accept": "application/octet-stream"}
+        self.transport.readinto(
+            "GET", api_path("array", "full", *self.path), into, params=params, headers=headers
+        )
+
+    def to_dask(self, chunks: Any = None) -> Any:
+        """Return a dask array that reads its chunks when they are computed.
+
+        Parameters
+        ----------
+        chunks : optional
+            As dask takes them. By default those of the service, small ones joined.
+
+        Raises
+        ------
+        Unsupported
+            If dask is not installed.
+        """
+        da = _import_dask()
+        name = f"{self.key or 'array'}-{da.core.tokenize(self.uri, self.shape, self.dtype.str)}"
+        if chunks is None:
+            chunks = lazy_chunks(self.chunks, self.dtype.itemsize)
+        return da.from_array(
+            self, chunks=chunks, name=name, meta=np.empty((0,) * self.ndim, self.dtype), asarray=True
+        )
+
+    @property
+    def dask(self) -> Any:
+        """The array as a dask array; see `to_dask`."""
+        return self.to_dask()
+
+    # --- which event is which row -------------------------------------------------------------
+
+    def frames(self) -> Frames:
+        """Return which event and which frame each row is.
+
+        Raises
+        ------
+        NotFound
+            If the array is not stored in detectors' files, or its writer did not announce which frames
+            belong to which events (stock writers send a number of rows).
+        """
+        try:
+            wire = self._session.record(api_path("frames", *self.path))
+        except FlystoreError as error:
+            if error.kind in _NO_MAP:
+                raise NotFound(
+                    f"nobody announced which frames of {self._shown_path} belong to which events; its rows "
+                    "are in the order of the file"
+                ) from error
+            raise
+        rows = FrameMap.from_wire(wire).rows()
+        return Frames(rows.seq_nums, rows.take, rows.resource, rows.index)
+
+    @property
+    def seq_num(self) -> np.ndarray:
+        """Seq_num of the event of each row, (rows,) int64; see `frames`."""
+        return self.frames().seq_num
+
+    @property
+    def frame_index(self) -> np.ndarray:
+        """Place of each row in its file, (rows,) int64; see `frames`."""
+        return self.frames().index
+
+    def present(self, seq_nums: Iterable[int] | np.ndarray) -> np.ndarray:
+        """Return for each of `seq_nums` whether there is a row of it, (n,) bool; see `frames`."""
+        wanted = np.asarray(list(seq_nums) if not isinstance(seq_nums, np.ndarray) else seq_nums, np.int64)
+        return np.isin(wanted, self.frames().seq_num)
+
+    # --- showing ------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        named = f", axes {', '.join(self.dims)}" if self.dims else ""
+        return (
+            f"<Array {self._shown_path}: {human_shape(self.shape)} {human_dtype(self.dtype)}, "
+            f"{human_bytes(self.nbytes)}{named}>"
+        )
+
+
+def in_parallel(work: Any, pieces: list[Any]) -> None:
+    """Do `work` on each piece, a few at once; the first failure is raised and what has not begun is dropped."""
+    if len(pieces) <= 1:
+        for piece in pieces:
+            work(piece)
+        return
+    with ThreadPoolExecutor(min(AT_ONCE, len(pieces)), thread_name_prefix="flystore-read") as pool:
+        futures = [pool.submit(work, piece) for piece in pieces]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _import_dask() -> Any:
+    try:
+        import dask.array
+    except ImportError as error:
+        raise Unsupported("reading lazily needs dask: pip install 'flystore[xarray]'") from error
+    return dask.array
+
+

@@ -1,0 +1,261 @@
+"""HDF5 files, opened on a checked descriptor and walked link by link.
+
+HDF5 itself never opens a file here: it is given a file object that reads the descriptor which `Roots` has
+checked. So check and use are the same file, HDF5's own file locks and its in-process sharing of open files
+play no part, and what is seen is what is on disk. Links are followed by this module, one component
+at a time; a link to another file goes through `Roots` again.
+
+A file being written in SWMR mode carries a mark and an end-of-file address that is out of date; both are
+shown to HDF5 as they would be in a closed file, which is what its own SWMR reader does. The writer's order
+of flushing keeps such a file consistent. A file that is open for writing without SWMR promises nothing and is
+refused.
+"""
+
+import os
+import posixpath
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import RLock
+from typing import TYPE_CHECKING, TypeVar
+
+import h5py
+from numcodecs.jenkins import jenkins_lookup3
+
+from flystore.model.errors import (
+    FlystoreError,
+    MissingAsset,
+    NotReady,
+    Truncated,
+    Unreadable,
+    Unsupported,
+)
+from flystore.storage import FileStream, OpenedFile, Roots, is_windows
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+H5_LOCK = RLock()
+"""Held around every use of h5py: HDF5 does one thing at a time anyway."""
+
+SETTLED_NS = 10 * 10**9
+"""A file that changed less than 10 s ago may still be changing."""
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SUPERBLOCK = 48  # bytes of a version 2 or 3 superblock with 8-byte addresses, checksum included
+_WRITING, _SWMR = 0x01, 0x04
+_TRIES = 8
+_MAX_LINKS = 32
+
+_T = TypeVar("_T")
+
+
+class _Stream(FileStream):
+    """A file as HDF5 is to see it: the marks of a SWMR writer taken off the superblock."""
+
+    def __init__(self, file: OpenedFile) -> None:
+        super().__init__(file)
+        self._at = -1
+        self._superblock = b""
+        self._patch()
+
+    def _patch(self) -> None:
+        size = self._file.current_size()
+        at = 0
+        while at + _SUPERBLOCK <= size:
+            head = os.pread(self._file.fd, _SUPERBLOCK, at)
+            if head[:8] == _SIGNATURE:
+                self._take_marks_off(head, at, size)
+                return
+            at = at * 2 or 512
+
+    def _take_marks_off(self, head: bytes, at: int, size: int) -> None:
+        version, addresses, flags = head[8], head[9], head[11]
+        if version < 3 or addresses != 8 or not flags & _WRITING:
+            return
+        if not flags & _SWMR:
+            raise _not_closed(self._file)
+        patched = head[:11] + b"\0" + head[12:28] + struct.pack("<Q", size) + head[36:44]
+        self._superblock = patched + struct.pack("<I", jenkins_lookup3(patched, 0))
+        self._at = at
+
+    @property
+    def growing(self) -> bool:
+        """Whether a SWMR writer has the file open, or died with it open."""
+        return self._at >= 0
+
+    def readinto(self, buffer: "Buffer") -> int:
+        start = self.tell()
+        n = super().readinto(buffer)
+        low, high = max(start, self._at), min(start + n, self._at + _SUPERBLOCK)
+        if self.growing and low < high:
+            view = memoryview(buffer).cast("B")
+            view[low - start : high - start] = self._superblock[low - self._at : high - self._at]
+        return n
+
+
+def _not_closed(file: OpenedFile) -> Unreadable:
+    if is_settling(file):
+        return NotReady(
+            f"{file.uri} is open for writing, by a program that does not use SWMR mode; it can be read when "
+            f"it is closed. Try again in a moment.",
+            uri=file.uri,
+        )
+    return Unreadable(
+        f"{file.uri} was not closed by the program that wrote it, and was not written in SWMR mode. It can be "
+        f"read when it is closed, or in a copy repaired with `h5clear -s`.",
+        uri=file.uri,
+    )
+
+
+def is_settling(file: OpenedFile) -> bool:
+    """Return whether the file changed so recently that it may be changing still."""
+    return time.time_ns() - os.fstat(file.fd).st_mtime_ns < SETTLED_NS
+
+
+def with_dataset(
+    roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.Dataset, OpenedFile, bool], _T]
+) -> _T:
+    """Return what `use` makes of a dataset, the file that holds it, and whether links led to another file.
+
+    Nothing of h5py may outlive the call. A file under a SWMR writer is read again if it changed midway.
+
+    Raises
+    ------
+    Unreadable
+        If the file or the object makes no sense; `NotReady` if the file is still changing.
+    Truncated
+        If the file is shorter than HDF5 recorded.
+    OutsideRoots, MissingAsset
+        If a link leads to a file that may not be read, or is not there.
+    Unsupported
+        If a link is of a kind that is not followed.
+    """
+    for attempt in range(_TRIES):
+        try:
+            with H5_LOCK, ExitStack() as stack:
+                dataset, owner = _find(stack, roots, file, path)
+                return use(dataset, owner, owner is not file)
+        except FlystoreError:
+            raise
+        # What h5py raises depends on where HDF5 stumbled over a half-written or damaged structure.
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
+            if attempt == _TRIES - 1 or not is_settling(file):
+                raise _explained(error, file, path) from error
+            time.sleep(0.001 * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _explained(error: Exception, file: OpenedFile, path: str) -> Unreadable:
+    text = str(error)
+    stated = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", text)
+    if stated:
+        found, announced = int(stated[1]), int(stated[2])
+        return Truncated(
+            f"{file.uri} ends at byte {found}; HDF5 recorded {announced} bytes when it was written",
+            uri=file.uri,
+            found=found,
+            announced=announced,
+        )
+    reason = re.sub(r"^(Unable to|Can't) synchronously ", "cannot ", text)
+    if is_settling(file):
+        return NotReady(f"{file.uri}, dataset {path!r}: {reason}. It changed moments ago; try again.")
+    return Unreadable(f"{file.uri}, dataset {path!r}: {reason}", uri=file.uri, dataset=path)
+
+
+@contextmanager
+def _opened(file: OpenedFile) -> Iterator[h5py.File]:
+    stream = _Stream(file)
+    with h5py.File(stream, "r") as opened:
+        yield opened
+
+
+# --------------------------------------------------------------------------- links
+
+
+def _find(stack: ExitStack, roots: Roots, file: OpenedFile, path: str) -> tuple[h5py.Dataset, OpenedFile]:
+    """Follow a path to a dataset. Every file on the way stays open as long as the stack."""
+    group = stack.enter_context(_opened(file))["/"]
+    trail: list[str] = _components(path)
+    here, owner, links = group, file, 0
+    parents: list[h5py.Group] = []
+    while trail:
+        name, trail = trail[0], trail[1:]
+        if not isinstance(here, h5py.Group):
+            raise _no_dataset(file, path, f"{here.name!r} is not a group")
+        link = _link(here, name, file, path)
+        if isinstance(link, h5py.HardLink):
+            parents.append(here)
+            here = here[name]
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise _no_dataset(file, path, f"more than {_MAX_LINKS} links follow one another")
+        trail = _components(link.path) + trail
+        if isinstance(link, h5py.ExternalLink):
+            owner = _linked_file(stack, roots, owner, link.filename)
+            here = stack.enter_context(_opened(owner))["/"]
+        elif link.path.startswith("/"):
+            here = here.file["/"]
+    if not isinstance(here, h5py.Dataset):
+        raise _no_dataset(file, path, "it is not a dataset")
+    return here, owner
+
+
+def _components(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _link(group: h5py.Group, name: str, file: OpenedFile, path: str) -> object:
+    if name not in group.id:  # of the link itself; says nothing about where it leads
+        raise _no_dataset(file, path, f"there is no {name!r} in {group.name!r}")
+    try:
+        return group.get(name, getlink=True)
+    except TypeError as error:
+        raise Unsupported(f"{file.uri}: the link {name!r} is of a kind that is not followed") from error
+
+
+def _no_dataset(file: OpenedFile, path: str, why: str) -> Unreadable:
+    return Unreadable(f"{file.uri} has no dataset {path!r}: {why}", uri=file.uri, dataset=path)
+
+
+def _linked_file(stack: ExitStack, roots: Roots, owner: OpenedFile, name: str) -> OpenedFile:
+    return stack.enter_context(open_linked(roots, owner, name))
+
+
+def open_linked(roots: Roots, owner: OpenedFile, name: str) -> OpenedFile:
+    """Open the file that an external link or a virtual dataset in `owner` names, inside the roots only.
+
+    A relative name is looked for beside the file that holds it. An absolute one where it says, through the
+    path maps; if it is not there, under its last component beside the file, as HDF5 does.
+
+    Raises
+    ------
+    OutsideRoots, MissingAsset, Unreadable
+    """
+    label = f"{name!r}, linked from {owner.uri},"
+    beside = posixpath.dirname(owner.path)
+    if not (name.startswith("/") or is_windows(name)):
+        return roots.open_path(posixpath.join(beside, name), label)
+    try:
+        return roots.open_path(roots.here(name), label)
+    except MissingAsset:
+        last = re.split(r"[/\\]", name)[-1]
+        return roots.open_path(posixpath.join(beside, last), label)
+
+
+def dataset_path(value: object, uri: str) -> str:
+    """Return the parameter ``dataset`` as a path; a list is its components.
+
+    Raises
+    ------
+    Unreadable
+        If there is none.
+    """
+    parts: Sequence[object] = value if isinstance(value, (list, tuple)) else [value]
+    path = "/".join(part for part in parts if isinstance(part, str))
+    if not path.strip("/") or "\0" in path:
+        raise Unreadable(f"{uri}: nothing says which dataset is meant (parameter 'dataset')", uri=uri)
+    return path

@@ -1,0 +1,511 @@
+"""HDF5 datasets: metadata and chunk map through h5py, bytes by position, decoded outside HDF5's lock.
+
+A chunk that was never written is a row that is not there, and never fill values. Contiguous and compact
+datasets cannot tell a row that was written from one that was not: they are `unverified`.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import h5py
+import numpy as np
+
+from flystore.model.errors import OutsideRoots, Truncated, Unreadable, Unsupported
+from flystore.storage import OpenedFile, Roots, require_below
+
+from ._chunks import Piece, pieces, run_all
+from ._filters import BY_HDF5, NAMES, BadChunk, Filter, decode, is_planned
+from ._gather import as_range, c_strides, gather, some
+from ._h5file import H5_LOCK, is_settling, open_linked, with_dataset
+from ._source import RowSource
+from ._virtual import Mapping, VirtualRows, mappings_of
+
+MAX_CHUNKS = 2**24
+"""Most chunks of one dataset; more would take minutes to map, and no detector writes them."""
+
+_BOX_BYTES = 2**20
+"""Size aimed at for the parts in which contiguous data is read."""
+
+_DRAIN = 2**16
+_NESTED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMap:
+    """Where the chunks of a dataset are; only those that exist.
+
+    `keys` are ascending linear indices into the grid of chunks; the others are parallel to it.
+    """
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    masks: np.ndarray
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Return the position of each key, -1 where the chunk does not exist."""
+        if len(self.keys) == 0:
+            return np.full(len(keys), -1)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All there is to know about a dataset without its data.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        At least one axis.
+    raw : bool
+        The stored bytes are the dtype's bytes; false: HDF5 converts.
+    box : tuple of int
+        Shape of a chunk, or of the parts in which other data is read.
+    chunks : ChunkMap or None
+        None: not chunked.
+    offset : int or None
+        Of contiguous data; None: not contiguous, or nothing was written.
+    """
+
+    shape: tuple[int, ...]
+    scalar: bool
+    dtype: np.dtype
+    kind: str
+    raw: bool
+    box: tuple[int, ...]
+    filters: tuple[Filter, ...] = ()
+    chunks: ChunkMap | None = None
+    offset: int | None = None
+    unverified: bool = False
+    mappings: tuple[Mapping, ...] = ()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of boxes along each axis."""
+        return tuple(-(-n // b) for n, b in zip(self.shape, self.box, strict=True))
+
+
+# --------------------------------------------------------------------------- what a dataset is
+
+
+def layout_of(dataset: h5py.Dataset, name: str) -> Layout:
+    """Describe an open dataset.
+
+    Raises
+    ------
+    Unsupported
+        If it holds strings of variable length, references or objects, uses an unknown filter, or has too
+        many chunks.
+    OutsideRoots
+        If its data is in other files by external raw storage, which is never followed.
+    Unreadable
+        If it has no data at all (a null dataspace).
+    """
+    if dataset.external:
+        raise OutsideRoots(
+            f"{name} keeps its data in other files (HDF5 external raw storage), which this service does not "
+            f"follow",
+        )
+    if dataset.shape is None:
+        raise Unreadable(f"{name} is empty: it has no data at all")
+    dtype, raw = _dtype_of(dataset, name)
+    shape = tuple(int(n) for n in dataset.shape) or (1,)
+    base: dict[str, Any] = {"shape": shape, "scalar": dataset.shape == (), "dtype": dtype, "raw": raw}
+    plist = dataset.id.get_create_plist()
+    kind = plist.get_layout()
+    if kind == h5py.h5d.VIRTUAL:
+        mappings = mappings_of(dataset, name)
+        return Layout(**base, kind="virtual", box=shape, mappings=mappings)
+    if kind == h5py.h5d.CHUNKED:
+        return _chunked(dataset, plist, name, base)
+    box = _boxes(shape, dtype.itemsize)
+    if kind == h5py.h5d.CONTIGUOUS:
+        offset = dataset.id.get_offset()
+        return Layout(**base, kind="contiguous", box=box, offset=offset, unverified=True)
+    return Layout(**base, kind="compact", box=box, unverified=True)
+
+
+def _dtype_of(dataset: h5py.Dataset, name: str) -> tuple[np.dtype, bool]:
+    stored = dataset.id.get_type()
+    dtype = dataset.dtype
+    if dtype.hasobject:
+        raise Unsupported(
+            f"{name} holds values of variable length or references, which have no array form; only values "
+            f"of fixed size can be read"
+        )
+    if dtype.itemsize == 0:
+        raise Unsupported(f"{name} holds values of no bytes")
+    raw = bool(h5py.h5t.py_create(dtype, logical=True) == stored)
+    # h5py keeps enumeration names and the like in the dtype's metadata; nobody beyond here needs them.
+    return (dtype if dtype.fields is not None or dtype.subdtype else np.dtype(dtype.str)), raw
+
+
+def _boxes(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return a box of at most about `_BOX_BYTES`, whole along the last axes."""
+    box = list(shape)
+    for axis in range(len(shape)):
+        tail = itemsize * math.prod(box[axis + 1 :])
+        if tail >= _BOX_BYTES:
+            box[axis] = 1
+        else:
+            box[axis] = max(1, min(shape[axis], _BOX_BYTES // max(tail, 1)))
+            break
+    return tuple(max(n, 1) for n in box)
+
+
+def _chunked(dataset: h5py.Dataset, plist: Any, name: str, base: dict[str, Any]) -> Layout:
+    filters = []
+    for i in range(plist.get_nfilters()):
+        number, _, values, _ = plist.get_filter(i)
+        filters.append(Filter(int(number), tuple(int(v) for v in values)))
+    unknown = [f.number for f in filters if f.number not in NAMES]
+    if unknown:
+        raise Unsupported(
+            f"{name} is compressed with HDF5 filter {unknown[0]}, which is not known here", filter=unknown[0]
+        )
+    layout = Layout(
+        **base,
+        kind="chunked",
+        box=tuple(int(n) for n in dataset.chunks),
+        filters=tuple(filters),
+        unverified=plist.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY,
+    )
+    count = math.prod(layout.grid)
+    if count > MAX_CHUNKS:
+        raise Unsupported(f"{name} declares {count} chunks; the limit is {MAX_CHUNKS}")
+    return _with_chunks(layout, _map_chunks(dataset, layout, name))
+
+
+def _with_chunks(layout: Layout, chunks: ChunkMap) -> Layout:
+    values = {field: getattr(layout, field) for field in Layout.__slots__}
+    return Layout(**{**values, "chunks": chunks})
+
+
+def _map_chunks(dataset: h5py.Dataset, layout: Layout, name: str) -> ChunkMap:
+    grid, box = np.array(layout.grid), np.array(layout.box)
+    columns: list[tuple[np.ndarray, ...]] = []
+    waiting: list[Any] = []
+
+    def drain() -> None:
+        at = np.array([info.chunk_offset for info in waiting], np.int64) // box
+        inside = (at < grid).all(axis=1)  # others hold nothing that can be selected
+        offsets = np.array([info.byte_offset for info in waiting], np.int64)
+        sizes = np.array([info.size for info in waiting], np.int64)
+        masks = np.array([info.filter_mask for info in waiting], np.int64)
+        keys = np.ravel_multi_index(tuple(at[inside].T), layout.grid)
+        columns.append((keys, offsets[inside], sizes[inside], masks[inside]))
+        waiting.clear()
+
+    def take(info: Any) -> None:
+        waiting.append(info)
+        if len(waiting) == _DRAIN:
+            drain()
+
+    if 0 not in layout.grid and dataset.id.get_storage_size():
+        dataset.id.chunk_iter(take)
+    if waiting:
+        drain()
+    if not columns:
+        nothing = np.zeros(0, np.int64)
+        return ChunkMap(nothing, nothing, nothing, nothing)
+    keys, offsets, sizes, masks = (np.concatenate(column) for column in zip(*columns, strict=True))
+    order = np.argsort(keys, kind="stable")
+    if len(keys) > 1 and (np.diff(keys[order]) == 0).any():
+        raise Unreadable(f"{name} has two chunks in one place; its index is damaged")
+    return ChunkMap(keys[order], offsets[order], sizes[order], masks[order])
+
+
+# --------------------------------------------------------------------------- layouts kept for the next request
+
+
+class _Kept:
+    """Layouts of files at rest, by file and dataset; the least recently used go first."""
+
+    def __init__(self, entries: int = 256, chunks: int = 2 * 10**6) -> None:
+        self._most = entries, chunks
+        self._chunks = 0
+        self._layouts: OrderedDict[Any, Layout] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Any) -> Layout | None:
+        with self._lock:
+            if key in self._layouts:
+                self._layouts.move_to_end(key)
+            return self._layouts.get(key)
+
+    def put(self, key: Any, layout: Layout) -> None:
+        with self._lock:
+            if key in self._layouts:
+                return
+            self._layouts[key] = layout
+            self._chunks += _weight(layout)
+            while len(self._layouts) > self._most[0] or (
+                self._chunks > self._most[1] and len(self._layouts) > 1
+            ):
+                _, gone = self._layouts.popitem(last=False)
+                self._chunks -= _weight(gone)
+
+
+def _weight(layout: Layout) -> int:
+    return 0 if layout.chunks is None else len(layout.chunks.keys)
+
+
+_kept = _Kept()
+
+
+# --------------------------------------------------------------------------- rows
+
+
+class Hdf5Rows:
+    """Rows of a dataset whose bytes are in one file; see `RowSource`."""
+
+    def __init__(self, roots: Roots, file: OpenedFile, owner: OpenedFile, path: str, layout: Layout) -> None:
+        self.name = f"{file.uri}, dataset {path!r}"
+        self.shape = layout.shape
+        self.dtype = layout.dtype
+        self.chunks = layout.box if layout.kind == "chunked" else None
+        self.unverified = layout.unverified
+        self.fingerprint = file.fingerprint if owner is file else (*file.fingerprint, *owner.fingerprint)
+        self.modified_ns = max(file.stat.st_mtime_ns, owner.stat.st_mtime_ns)
+        self._roots = roots
+        self._file = file
+        self._owner = owner
+        self._path = path
+        self._layout = layout
+        self._whole: np.ndarray | None = None
+
+    def close(self) -> None:
+        self._owner.close()
+        self._file.close()
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        layout = self._layout
+        if layout.chunks is None:
+            return np.full(len(rows), layout.kind == "compact" or layout.offset is not None)
+        if self._whole is None:
+            per_row = math.prod(layout.grid[1:])
+            counts = np.bincount(layout.chunks.keys // per_row, minlength=layout.grid[0])
+            self._whole = counts == per_row
+        return self._whole[rows // layout.box[0]]
+
+    def truncated(self, rows: np.ndarray) -> np.ndarray:
+        layout, size = self._layout, self._owner.current_size()
+        if layout.kind == "compact" or (layout.chunks is None and layout.offset is None):
+            return np.zeros(len(rows), bool)
+        if layout.chunks is None:
+            row_bytes = layout.dtype.itemsize * math.prod(layout.shape[1:])
+            whole = max(0, size - (layout.offset or 0)) // row_bytes if row_bytes else len(rows)
+            return rows >= whole
+        beyond = np.zeros(layout.grid[0], bool)
+        late = layout.chunks.offsets + layout.chunks.sizes > size
+        beyond[layout.chunks.keys[late] // math.prod(layout.grid[1:])] = True
+        return beyond[rows // layout.box[0]]
+
+    def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
+        layout = self._layout
+        parts = list(pieces(rows, rest, layout.box))
+        shape = (len(rows), *map(len, rest))
+        if layout.kind == "compact" or not layout.raw or not is_planned(layout.filters):
+            return self._read_by_hdf5(rows, parts, shape, limit_bytes)
+        if layout.chunks is None:
+            return self._read_contiguous(rows, parts, shape)
+        found = self._found(rows, parts)
+        out = np.empty(shape, layout.dtype)
+        if layout.filters:
+            nbytes = layout.dtype.itemsize * math.prod(layout.box)
+            require_below(nbytes, limit_bytes, f"one chunk of {self.name}")
+            run_all(
+                [self._decoding(p, i, out) for p, i in zip(parts, found, strict=True)], nbytes * len(parts)
+            )
+        else:
+            run_all([self._copying(p, i, out) for p, i in zip(parts, found, strict=True)], out.nbytes)
+        return out
+
+    def _found(self, rows: np.ndarray, parts: list[Piece]) -> list[int]:
+        """Look all chunks up, before anything is read: each exists and lies within the file."""
+        chunks = self._layout.chunks
+        if chunks is None:
+            return []
+        boxes = np.array([part.box for part in parts], np.int64)
+        at = chunks.find(np.ravel_multi_index(tuple(boxes.T), self._layout.grid))
+        missing = np.flatnonzero(at < 0)
+        if len(missing):
+            raise self._never_written(rows, [parts[i] for i in missing])
+        ends = chunks.offsets[at] + chunks.sizes[at]
+        size = self._owner.current_size()
+        if (ends > size).any():
+            raise self._too_short(int(ends.max()), size)
+        return [int(i) for i in at]
+
+    def _never_written(self, rows: np.ndarray, parts: list[Piece]) -> Unreadable:
+        lost = np.concatenate([rows[part.into_rows] for part in parts[:100]])
+        return Unreadable(
+            f"{self.name}: rows {some(lost)} were never written", rows=sorted({int(r) for r in lost})[:100]
+        )
+
+    def _too_short(self, announced: int, found: int) -> Truncated:
+        return Truncated(
+            f"{self.name}: the file ends at byte {found}; its index announces {announced}",
+            announced=announced,
+            found=found,
+            unit="bytes",
+        )
+
+    def _decoding(self, part: Piece, index: int, out: np.ndarray) -> Callable[[], None]:
+        layout, chunks = self._layout, self._layout.chunks
+        if chunks is None:
+            raise AssertionError("not chunked")
+
+        def job() -> None:
+            stored = self._owner.read(int(chunks.offsets[index]), int(chunks.sizes[index]))
+            itemsize = layout.dtype.itemsize
+            nbytes = itemsize * math.prod(layout.box)
+            try:
+                data = decode(stored, layout.filters, int(chunks.masks[index]), itemsize, nbytes)
+            except BadChunk as error:
+                raise Unreadable(f"{self.name}: chunk {part.box} is damaged: {error}") from error
+            box = np.ndarray(layout.box, layout.dtype, data)
+            out[part.target] = box[part.source]
+
+        return job
+
+    def _copying(self, part: Piece, index: int, out: np.ndarray) -> Callable[[], None]:
+        layout, chunks = self._layout, self._layout.chunks
+        if chunks is None:
+            raise AssertionError("not chunked")
+        nbytes = layout.dtype.itemsize * math.prod(layout.box)
+        if int(chunks.sizes[index]) != nbytes:
+            raise Unreadable(f"{self.name}: chunk {part.box} has {chunks.sizes[index]} bytes, not {nbytes}")
+        offset = int(chunks.offsets[index])
+        return lambda: self._gather(offset, layout.box, part, out)
+
+    def _gather(self, offset: int, box: tuple[int, ...], part: Piece, out: np.ndarray) -> None:
+        strides = c_strides(box, self.dtype.itemsize)
+        rows = as_range(part.rows)
+        if rows is not None and isinstance(part.into_rows, slice):
+            gather(self._owner, offset, strides, (rows, *part.rest), out[part.target])
+            return
+        # Rows in no order: those between the first and the last, which are one box at most.
+        low, high = int(part.rows.min()), int(part.rows.max())
+        between = np.empty((high - low + 1, *part.shape[1:]), self.dtype)
+        gather(self._owner, offset, strides, (range(low, high + 1), *part.rest), between)
+        out[part.target] = between[part.rows - low]
+
+    def _read_contiguous(self, rows: np.ndarray, parts: list[Piece], shape: tuple[int, ...]) -> np.ndarray:
+        layout = self._layout
+        if layout.offset is None:
+            raise self._never_written(rows, parts)
+        strides = c_strides(layout.shape, layout.dtype.itemsize)
+        size = self._owner.current_size()
+        needed = layout.offset + strides[0] * (int(rows.max()) + 1)
+        if needed > size:
+            whole = max(0, size - layout.offset) // strides[0]
+            raise Truncated(
+                f"{self.name}: the file holds {whole} rows, {layout.shape[0]} are declared and row "
+                f"{int(rows.max())} was asked for",
+                announced=layout.shape[0],
+                found=whole,
+                unit="rows",
+            )
+        out = np.empty(shape, layout.dtype)
+        start = layout.offset
+
+        def job(part: Piece) -> Callable[[], None]:
+            corner = sum(i * b * s for i, b, s in zip(part.box, layout.box, strides, strict=True))
+            return lambda: self._gather_contiguous(start + corner, strides, part, out)
+
+        run_all([job(part) for part in parts], out.nbytes)
+        return out
+
+    def _gather_contiguous(self, offset: int, strides: tuple[int, ...], part: Piece, out: np.ndarray) -> None:
+        rows = as_range(part.rows)
+        if rows is not None and isinstance(part.into_rows, slice):
+            gather(self._owner, offset, strides, (rows, *part.rest), out[part.target])
+            return
+        low, high = int(part.rows.min()), int(part.rows.max())
+        between = np.empty((high - low + 1, *part.shape[1:]), self.dtype)
+        gather(self._owner, offset, strides, (range(low, high + 1), *part.rest), between)
+        out[part.target] = between[part.rows - low]
+
+    def _read_by_hdf5(
+        self, rows: np.ndarray, parts: list[Piece], shape: tuple[int, ...], limit_bytes: int | None
+    ) -> np.ndarray:
+        """Read what has filters or types that only HDF5 undoes, box by box; nothing here opens a file."""
+        layout = self._layout
+        if layout.kind == "chunked":
+            self._found(rows, parts)
+        elif layout.kind == "contiguous":
+            if layout.offset is None:
+                raise self._never_written(rows, parts)
+            if self.truncated(rows).any():
+                raise self._too_short(layout.offset, self._owner.current_size())
+        require_below(layout.dtype.itemsize * math.prod(layout.box), limit_bytes, f"one chunk of {self.name}")
+        if not set(f.number for f in layout.filters) <= BY_HDF5 | _UNDONE_BY_BOTH:
+            raise Unsupported(f"{self.name}: this combination of filters and types cannot be read here")
+        out = np.empty(shape, layout.dtype)
+
+        def read(dataset: h5py.Dataset, owner: OpenedFile, elsewhere: bool) -> None:
+            for part in parts:
+                if layout.scalar:
+                    out[part.target] = dataset[()]
+                    continue
+                starts = [i * b for i, b in zip(part.box, layout.box, strict=True)]
+                region = tuple(
+                    slice(s, min(s + b, n)) for s, b, n in zip(starts, layout.box, layout.shape, strict=True)
+                )
+                out[part.target] = dataset[region][part.source]
+
+        with_dataset(self._roots, self._file, self._path, read)
+        return out
+
+
+_UNDONE_BY_BOTH = frozenset({1, 2, 3})  # deflate, shuffle, fletcher32: always compiled into HDF5
+
+
+def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> RowSource:
+    """Return a dataset of an opened file as rows; the file is the result's to close.
+
+    Raises
+    ------
+    Unreadable, Truncated, NotReady, OutsideRoots, MissingAsset, Unsupported
+        See `with_dataset` and `layout_of`.
+    """
+    name = f"{file.uri}, dataset {path!r}"
+    key = (file.stat.st_dev, file.fingerprint, path)
+    layout = None if is_settling(file) else _kept.get(key)
+    owner = file
+    if layout is None:
+
+        def describe(dataset: h5py.Dataset, found: OpenedFile, elsewhere: bool) -> tuple[Layout, str, str]:
+            return layout_of(dataset, name), (found.path if elsewhere else ""), dataset.name
+
+        layout, elsewhere, _ = with_dataset(roots, file, path, describe)
+        if elsewhere:
+            owner = roots.open_path(elsewhere, f"a file linked from {file.uri}")
+        elif layout.kind != "virtual" and not is_settling(file):
+            _kept.put(key, layout)
+    if layout.kind != "virtual":
+        return Hdf5Rows(roots, file, owner, path, layout)
+    if nested >= _NESTED:
+        raise Unreadable(f"{name}: virtual datasets are nested more than {_NESTED} deep")
+
+    def source(mapping: Mapping) -> RowSource:
+        if mapping.file == ".":
+            linked = roots.open_path(owner.path, owner.uri)
+        else:
+            linked = open_linked(roots, owner, mapping.file)
+        try:
+            return open_hdf5(roots, linked, mapping.dataset, nested + 1)
+        except BaseException:
+            linked.close()
+            raise
+
+    return VirtualRows(name, file, owner, layout.shape, layout.dtype, layout.mappings, source)
+
+
+__all__ = ["H5_LOCK", "open_hdf5"]
