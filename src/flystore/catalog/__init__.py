@@ -1,1 +1,42 @@
+"""The catalogue: nodes, runs, the log and the change feed, in SQLite or PostgreSQL.
 
+Promises: a transaction is stored whole, durably, or not at all; a snapshot is one moment; log
+positions are the order of commits; a node is found by its path in one index probe; listing,
+newest-first, and search by any scalar metadata key use an index at any size, and answer exactly what
+`flystore.model.queries.matches` says. Both databases behave the same: one contract suite says so.
+"""
+
+from flystore.model.queries import SortKey
+
+from ._catalog import Catalog
+from ._rows import (
+    FeedEntry,
+    KeysPage,
+    LogRecord,
+    Node,
+    Observation,
+    Page,
+    Path,
+    Revision,
+    Run,
+    Segment,
+)
+from ._snapshot import Snapshot
+from ._transaction import Transaction
+
+__all__ = [
+    "Catalog",
+    "FeedEntry",
+    "KeysPage",
+    "LogRecord",
+    "Node",
+    "Observation",
+    "Page",
+    "Path",
+    "Revision",
+    "Run",
+    "Segment",
+    "Snapshot",
+    "SortKey",
+    "Transaction",
+]

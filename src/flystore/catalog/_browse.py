@@ -478,7 +478,8 @@ class _Indexed:
     def of(self, key: str, read: Callable[[Node], str]) -> list[Group]:
         found = self._rows(key)
         return [
-            {"value": value, "count": row[1]} for row, value in zip(found, self._shown(read, found), strict=True)
+            {"value": value, "count": row[1]}
+            for row, value in zip(found, self._shown(read, found), strict=True)
         ]
 
     def _rows(self, key: str) -> list[tuple[bytes, int, int]]:

@@ -1,5 +1,6 @@
 """The catalogue itself: opening it, and transactions."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from ._migrations import migrate
 from ._rows import LogRecord
 from ._snapshot import Snapshot
 from ._transaction import Transaction
+
+_log = logging.getLogger("flystore.catalog")
 
 
 class Catalog:
@@ -98,8 +101,7 @@ class Catalog:
     def watch(self, told: Callable[[int], None]) -> Callable[[], None]:
         """Call `told` with the new last position after each commit of this process.
 
-        It is called in the committing thread and must return at once; an exception of it is the
-        committer's. Returns a function that ends it.
+        It is called in the committing thread and must return at once. Returns a function that ends it.
         """
         with self._lock:
             self._watchers.append(told)
@@ -115,7 +117,10 @@ class Catalog:
         with self._lock:
             watchers = list(self._watchers)
         for told in watchers:
-            told(position)
+            try:
+                told(position)
+            except Exception:  # the commit stands, whatever becomes of the news of it
+                _log.exception("a watcher of the catalogue failed at position %d", position)
 
     def close(self) -> None:
         """Close all connections; snapshots still open end when they are left."""

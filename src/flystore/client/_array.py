@@ -117,7 +117,7 @@ class Array(Node):
         Returns
         -------
         numpy.ndarray
-            Of `dtype`, byte order kept. Integers alone give an array without axes.
+            Of `dtype`, byte order kept. An integer for each axis gives a numpy scalar, as with numpy.
 
         Raises
         ------
@@ -133,7 +133,8 @@ class Array(Node):
         plan = plan_read(wanted, self.shape)
         if plan.rows is not None:
             return self._read_rows(plan)
-        return self._read_box(plan.box, plan.box_shape)[plan.finish]
+        found = self._read_box(plan.box, plan.box_shape)
+        return found[plan.finish] if plan.finish else found
 
     def __getitem__(self, wanted: Any) -> np.ndarray:
         return self.read((None,) if wanted is None else wanted)

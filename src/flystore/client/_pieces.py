@@ -183,7 +183,7 @@ def cut(
         return
     axis = 0
     # The first axis whose single rows are small enough to be counted out.
-    while axis < len(shape) - 1 and math.prod(shape[axis + 1 :]) * itemsize > wanted:
+    while axis < len(shape) - 1 and math.prod(shape[axis + 1 :]) * itemsize > most:
         axis += 1
     row = math.prod(shape[axis + 1 :])
     at = 0

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -78,5 +79,5 @@ async def verdict(request: Request) -> Response:
     request.app.state.access.require(request, "read:metadata")
     service: Service = request.app.state.service
     look = request.query_params.get("look", "false").lower() in ("true", "1")
-    found: Any = await run_in_threadpool(service.verdicts.of, path_of(request), look=look)
-    return record(request, found)
+    found = await run_in_threadpool(service.verdicts.of, path_of(request), look=look)
+    return record(request, msgspec.structs.asdict(found))

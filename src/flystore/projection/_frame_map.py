@@ -90,6 +90,11 @@ class FrameMap:
         """Seq_num and count of every run, (n, 2) int64."""
         return self._runs[:, [0, 4]]
 
+    @property
+    def retaken(self) -> int:
+        """Number of rows whose take is not 0."""
+        return int(self._runs[self._runs[:, 1] > 0, 4].sum())
+
     def runs_between(self, start: int, stop: int) -> Iterator[tuple[int, RowRun]]:
         """Yield (wire row, run) for the parts of runs inside of [start, stop), which is cut to the map."""
         start, stop = max(0, start), min(stop, len(self))

@@ -45,7 +45,7 @@ def gather(
     start = offset + sum(r[0] * stride for r, stride in zip(ranges, strides, strict=True))
     span = out.itemsize + sum((r[-1] - r[0]) * stride for r, stride in zip(ranges, strides, strict=True))
     if span == out.nbytes and out.flags.c_contiguous:
-        file.read_into(start, out.reshape(-1).view("u1"))
+        file.read_into(start, memoryview(out.reshape(-1).view("u1")))
         return
     if span <= _WHOLE_SPAN or (span <= _LARGEST_SPAN and span <= _DENSE * out.nbytes):
         scratch = bytearray(span)

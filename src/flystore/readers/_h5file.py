@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import h5py
 from numcodecs.jenkins import jenkins_lookup3
@@ -104,8 +104,8 @@ def _not_closed(file: OpenedFile) -> Unreadable:
             uri=file.uri,
         )
     return Unreadable(
-        f"{file.uri} was not closed by the program that wrote it, and was not written in SWMR mode. It can be "
-        f"read when it is closed, or in a copy repaired with `h5clear -s`.",
+        f"{file.uri} was not closed by the program that wrote it, and was not written in SWMR mode. It can "
+        f"be read when it is closed, or in a copy repaired with `h5clear -s`.",
         uri=file.uri,
     )
 
@@ -116,9 +116,9 @@ def is_settling(file: OpenedFile) -> bool:
 
 
 def with_dataset(
-    roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.Dataset, OpenedFile, bool], _T]
+    roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.Dataset, OpenedFile], _T]
 ) -> _T:
-    """Return what `use` makes of a dataset, the file that holds it, and whether links led to another file.
+    """Return what `use` makes of a dataset and the file that holds it, another one if links led there.
 
     Nothing of h5py may outlive the call. A file under a SWMR writer is read again if it changed midway.
 
@@ -137,7 +137,7 @@ def with_dataset(
         try:
             with H5_LOCK, ExitStack() as stack:
                 dataset, owner = _find(stack, roots, file, path)
-                return use(dataset, owner, owner is not file)
+                return use(dataset, owner)
         except FlystoreError:
             raise
         # What h5py raises depends on where HDF5 stumbled over a half-written or damaged structure.
@@ -180,14 +180,12 @@ def _find(stack: ExitStack, roots: Roots, file: OpenedFile, path: str) -> tuple[
     group = stack.enter_context(_opened(file))["/"]
     trail: list[str] = _components(path)
     here, owner, links = group, file, 0
-    parents: list[h5py.Group] = []
     while trail:
         name, trail = trail[0], trail[1:]
         if not isinstance(here, h5py.Group):
             raise _no_dataset(file, path, f"{here.name!r} is not a group")
         link = _link(here, name, file, path)
         if isinstance(link, h5py.HardLink):
-            parents.append(here)
             here = here[name]
             continue
         links += 1
@@ -208,7 +206,7 @@ def _components(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _link(group: h5py.Group, name: str, file: OpenedFile, path: str) -> object:
+def _link(group: h5py.Group, name: str, file: OpenedFile, path: str) -> Any:
     if name not in group.id:  # of the link itself; says nothing about where it leads
         raise _no_dataset(file, path, f"there is no {name!r} in {group.name!r}")
     try:

@@ -4,6 +4,7 @@ A chunk that was never written is a row that is not there, and never fill values
 datasets cannot tell a row that was written from one that was not: they are `unverified`.
 """
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,13 +15,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from flystore.model.errors import OutsideRoots, Truncated, Unreadable, Unsupported
+from flystore.model.errors import NotReady, OutsideRoots, Truncated, Unreadable, Unsupported
 from flystore.storage import OpenedFile, Roots, require_below
 
 from ._chunks import Piece, pieces, run_all
 from ._filters import BY_HDF5, NAMES, BadChunk, Filter, decode, is_planned
 from ._gather import as_range, c_strides, gather, some
-from ._h5file import H5_LOCK, is_settling, open_linked, with_dataset
+from ._h5file import is_settling, open_linked, with_dataset
 from ._source import RowSource
 from ._virtual import Mapping, VirtualRows, mappings_of
 
@@ -31,6 +32,7 @@ _BOX_BYTES = 2**20
 """Size aimed at for the parts in which contiguous data is read."""
 
 _DRAIN = 2**16
+_BATCH = 2**14
 _NESTED = 4
 
 
@@ -220,7 +222,7 @@ def _map_chunks(dataset: h5py.Dataset, layout: Layout, name: str) -> ChunkMap:
     return ChunkMap(keys[order], offsets[order], sizes[order], masks[order])
 
 
-# --------------------------------------------------------------------------- layouts kept for the next request
+# --------------------------------------------------------------------------- layouts kept
 
 
 class _Kept:
@@ -268,9 +270,11 @@ class Hdf5Rows:
         self.name = f"{file.uri}, dataset {path!r}"
         self.shape = layout.shape
         self.dtype = layout.dtype
-        self.chunks = layout.box if layout.kind == "chunked" else None
+        self.chunks: tuple[int, ...] | None = layout.box if layout.kind == "chunked" else None
         self.unverified = layout.unverified
-        self.fingerprint = file.fingerprint if owner is file else (*file.fingerprint, *owner.fingerprint)
+        self.fingerprint: tuple[int, ...] = file.fingerprint
+        if owner is not file:
+            self.fingerprint += owner.fingerprint
         self.modified_ns = max(file.stat.st_mtime_ns, owner.stat.st_mtime_ns)
         self._roots = roots
         self._file = file
@@ -288,168 +292,146 @@ class Hdf5Rows:
         if layout.chunks is None:
             return np.full(len(rows), layout.kind == "compact" or layout.offset is not None)
         if self._whole is None:
-            per_row = math.prod(layout.grid[1:])
+            per_row = max(1, math.prod(layout.grid[1:]))
             counts = np.bincount(layout.chunks.keys // per_row, minlength=layout.grid[0])
             self._whole = counts == per_row
         return self._whole[rows // layout.box[0]]
 
     def truncated(self, rows: np.ndarray) -> np.ndarray:
-        layout, size = self._layout, self._owner.current_size()
-        if layout.kind == "compact" or (layout.chunks is None and layout.offset is None):
+        layout = self._layout
+        if layout.chunks is not None:
+            beyond = np.zeros(layout.grid[0], bool)
+            late = layout.chunks.offsets + layout.chunks.sizes > self._owner.current_size()
+            beyond[layout.chunks.keys[late] // max(1, math.prod(layout.grid[1:]))] = True
+            return beyond[rows // layout.box[0]]
+        if layout.offset is None:
             return np.zeros(len(rows), bool)
-        if layout.chunks is None:
-            row_bytes = layout.dtype.itemsize * math.prod(layout.shape[1:])
-            whole = max(0, size - (layout.offset or 0)) // row_bytes if row_bytes else len(rows)
-            return rows >= whole
-        beyond = np.zeros(layout.grid[0], bool)
-        late = layout.chunks.offsets + layout.chunks.sizes > size
-        beyond[layout.chunks.keys[late] // math.prod(layout.grid[1:])] = True
-        return beyond[rows // layout.box[0]]
+        return rows >= self._rows_in_file(layout.offset)
+
+    def _rows_in_file(self, offset: int) -> int:
+        row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        return max(0, self._owner.current_size() - offset) // row_bytes if row_bytes else self.shape[0]
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         layout = self._layout
-        parts = list(pieces(rows, rest, layout.box))
-        shape = (len(rows), *map(len, rest))
-        if layout.kind == "compact" or not layout.raw or not is_planned(layout.filters):
-            return self._read_by_hdf5(rows, parts, shape, limit_bytes)
-        if layout.chunks is None:
-            return self._read_contiguous(rows, parts, shape)
-        found = self._found(rows, parts)
-        out = np.empty(shape, layout.dtype)
-        if layout.filters:
+        if layout.filters or layout.kind == "compact" or not layout.raw:
             nbytes = layout.dtype.itemsize * math.prod(layout.box)
             require_below(nbytes, limit_bytes, f"one chunk of {self.name}")
-            run_all(
-                [self._decoding(p, i, out) for p, i in zip(parts, found, strict=True)], nbytes * len(parts)
-            )
-        else:
-            run_all([self._copying(p, i, out) for p, i in zip(parts, found, strict=True)], out.nbytes)
+        if layout.kind == "contiguous":
+            self._require_long_enough(rows)
+        out = np.empty((len(rows), *map(len, rest)), layout.dtype)
+        waiting = pieces(rows, rest, layout.box)
+        while batch := list(itertools.islice(waiting, _BATCH)):
+            self._read_batch(rows, batch, out)
         return out
 
-    def _found(self, rows: np.ndarray, parts: list[Piece]) -> list[int]:
-        """Look all chunks up, before anything is read: each exists and lies within the file."""
-        chunks = self._layout.chunks
-        if chunks is None:
-            return []
+    def _require_long_enough(self, rows: np.ndarray) -> None:
+        offset = self._layout.offset
+        if offset is None:
+            raise self._never_written(rows)
+        last, found = int(rows.max()), self._rows_in_file(offset)
+        if last >= found:
+            raise Truncated(
+                f"{self.name}: the file ends after {found} rows; {self.shape[0]} are declared and row {last} "
+                f"was asked for",
+                announced=self.shape[0],
+                found=found,
+                unit="rows",
+            )
+
+    def _read_batch(self, rows: np.ndarray, parts: list[Piece], out: np.ndarray) -> None:
+        layout = self._layout
+        nbytes = sum(math.prod(part.shape) for part in parts) * layout.dtype.itemsize
+        if layout.chunks is None:
+            if layout.kind == "compact" or not layout.raw:
+                self._read_by_hdf5(parts, out)
+            else:
+                run_all([self._cutting(part, out) for part in parts], nbytes)
+            return
+        at = self._found(rows, parts, layout.chunks)
+        if not layout.raw or not is_planned(layout.filters):
+            self._read_by_hdf5(parts, out)
+            return
+        if not layout.filters:
+            jobs = [self._copying(p, out, layout.chunks, i) for p, i in zip(parts, at, strict=True)]
+        else:
+            jobs = [self._decoding(p, out, layout.chunks, i) for p, i in zip(parts, at, strict=True)]
+            nbytes = layout.dtype.itemsize * math.prod(layout.box) * len(parts)
+        run_all(jobs, nbytes)
+
+    def _found(self, rows: np.ndarray, parts: list[Piece], chunks: ChunkMap) -> list[int]:
+        """Look the chunks up before anything is read: each exists and lies within the file."""
         boxes = np.array([part.box for part in parts], np.int64)
         at = chunks.find(np.ravel_multi_index(tuple(boxes.T), self._layout.grid))
         missing = np.flatnonzero(at < 0)
         if len(missing):
-            raise self._never_written(rows, [parts[i] for i in missing])
-        ends = chunks.offsets[at] + chunks.sizes[at]
-        size = self._owner.current_size()
-        if (ends > size).any():
-            raise self._too_short(int(ends.max()), size)
+            raise self._never_written(np.concatenate([rows[parts[i].into_rows] for i in missing[:100]]))
+        end, size = int((chunks.offsets[at] + chunks.sizes[at]).max()), self._owner.current_size()
+        if end > size:
+            raise Truncated(
+                f"{self.name}: the file ends at byte {size}; its chunk index announces {end}",
+                announced=end,
+                found=size,
+                unit="bytes",
+            )
         return [int(i) for i in at]
 
-    def _never_written(self, rows: np.ndarray, parts: list[Piece]) -> Unreadable:
-        lost = np.concatenate([rows[part.into_rows] for part in parts[:100]])
+    def _never_written(self, rows: np.ndarray) -> Unreadable:
         return Unreadable(
-            f"{self.name}: rows {some(lost)} were never written", rows=sorted({int(r) for r in lost})[:100]
+            f"{self.name}: rows {some(rows)} were never written", rows=sorted({int(r) for r in rows[:100]})
         )
 
-    def _too_short(self, announced: int, found: int) -> Truncated:
-        return Truncated(
-            f"{self.name}: the file ends at byte {found}; its index announces {announced}",
-            announced=announced,
-            found=found,
-            unit="bytes",
-        )
-
-    def _decoding(self, part: Piece, index: int, out: np.ndarray) -> Callable[[], None]:
-        layout, chunks = self._layout, self._layout.chunks
-        if chunks is None:
-            raise AssertionError("not chunked")
+    def _decoding(self, part: Piece, out: np.ndarray, chunks: ChunkMap, index: int) -> Callable[[], None]:
+        box, filters, dtype = self._layout.box, self._layout.filters, self.dtype
 
         def job() -> None:
             stored = self._owner.read(int(chunks.offsets[index]), int(chunks.sizes[index]))
-            itemsize = layout.dtype.itemsize
-            nbytes = itemsize * math.prod(layout.box)
+            nbytes = dtype.itemsize * math.prod(box)
             try:
-                data = decode(stored, layout.filters, int(chunks.masks[index]), itemsize, nbytes)
+                data = decode(stored, filters, int(chunks.masks[index]), dtype.itemsize, nbytes)
             except BadChunk as error:
                 raise Unreadable(f"{self.name}: chunk {part.box} is damaged: {error}") from error
-            box = np.ndarray(layout.box, layout.dtype, data)
-            out[part.target] = box[part.source]
+            out[part.target] = np.ndarray(box, dtype, data)[part.source]
 
         return job
 
-    def _copying(self, part: Piece, index: int, out: np.ndarray) -> Callable[[], None]:
-        layout, chunks = self._layout, self._layout.chunks
-        if chunks is None:
-            raise AssertionError("not chunked")
-        nbytes = layout.dtype.itemsize * math.prod(layout.box)
-        if int(chunks.sizes[index]) != nbytes:
-            raise Unreadable(f"{self.name}: chunk {part.box} has {chunks.sizes[index]} bytes, not {nbytes}")
-        offset = int(chunks.offsets[index])
-        return lambda: self._gather(offset, layout.box, part, out)
-
-    def _gather(self, offset: int, box: tuple[int, ...], part: Piece, out: np.ndarray) -> None:
-        strides = c_strides(box, self.dtype.itemsize)
-        rows = as_range(part.rows)
-        if rows is not None and isinstance(part.into_rows, slice):
-            gather(self._owner, offset, strides, (rows, *part.rest), out[part.target])
-            return
-        # Rows in no order: those between the first and the last, which are one box at most.
-        low, high = int(part.rows.min()), int(part.rows.max())
-        between = np.empty((high - low + 1, *part.shape[1:]), self.dtype)
-        gather(self._owner, offset, strides, (range(low, high + 1), *part.rest), between)
-        out[part.target] = between[part.rows - low]
-
-    def _read_contiguous(self, rows: np.ndarray, parts: list[Piece], shape: tuple[int, ...]) -> np.ndarray:
-        layout = self._layout
-        if layout.offset is None:
-            raise self._never_written(rows, parts)
-        strides = c_strides(layout.shape, layout.dtype.itemsize)
-        size = self._owner.current_size()
-        needed = layout.offset + strides[0] * (int(rows.max()) + 1)
-        if needed > size:
-            whole = max(0, size - layout.offset) // strides[0]
-            raise Truncated(
-                f"{self.name}: the file holds {whole} rows, {layout.shape[0]} are declared and row "
-                f"{int(rows.max())} was asked for",
-                announced=layout.shape[0],
-                found=whole,
-                unit="rows",
+    def _copying(self, part: Piece, out: np.ndarray, chunks: ChunkMap, index: int) -> Callable[[], None]:
+        box, itemsize = self._layout.box, self.dtype.itemsize
+        if int(chunks.sizes[index]) != itemsize * math.prod(box):
+            raise Unreadable(
+                f"{self.name}: chunk {part.box} has {chunks.sizes[index]} bytes; that is no chunk"
             )
-        out = np.empty(shape, layout.dtype)
-        start = layout.offset
+        offset, strides = int(chunks.offsets[index]), c_strides(box, itemsize)
+        return lambda: self._gather(offset, strides, part, out)
 
-        def job(part: Piece) -> Callable[[], None]:
-            corner = sum(i * b * s for i, b, s in zip(part.box, layout.box, strides, strict=True))
-            return lambda: self._gather_contiguous(start + corner, strides, part, out)
+    def _cutting(self, part: Piece, out: np.ndarray) -> Callable[[], None]:
+        layout = self._layout
+        strides = c_strides(layout.shape, layout.dtype.itemsize)
+        corner = sum(i * b * s for i, b, s in zip(part.box, layout.box, strides, strict=True))
+        offset = (layout.offset or 0) + corner
+        return lambda: self._gather(offset, strides, part, out)
 
-        run_all([job(part) for part in parts], out.nbytes)
-        return out
-
-    def _gather_contiguous(self, offset: int, strides: tuple[int, ...], part: Piece, out: np.ndarray) -> None:
+    def _gather(self, offset: int, strides: tuple[int, ...], part: Piece, out: np.ndarray) -> None:
         rows = as_range(part.rows)
         if rows is not None and isinstance(part.into_rows, slice):
             gather(self._owner, offset, strides, (rows, *part.rest), out[part.target])
             return
-        low, high = int(part.rows.min()), int(part.rows.max())
-        between = np.empty((high - low + 1, *part.shape[1:]), self.dtype)
-        gather(self._owner, offset, strides, (range(low, high + 1), *part.rest), between)
-        out[part.target] = between[part.rows - low]
+        # Rows in no order, or repeated: each run of neighbours is read once and dealt out.
+        wanted, dealt = np.unique(part.rows, return_inverse=True)
+        edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
+        between = np.empty((len(wanted), *part.shape[1:]), self.dtype)
+        for start, stop in itertools.pairwise(edges):
+            run = range(int(wanted[start]), int(wanted[stop - 1]) + 1)
+            gather(self._owner, offset, strides, (run, *part.rest), between[start:stop])
+        out[part.target] = between[dealt]
 
-    def _read_by_hdf5(
-        self, rows: np.ndarray, parts: list[Piece], shape: tuple[int, ...], limit_bytes: int | None
-    ) -> np.ndarray:
+    def _read_by_hdf5(self, parts: list[Piece], out: np.ndarray) -> None:
         """Read what has filters or types that only HDF5 undoes, box by box; nothing here opens a file."""
         layout = self._layout
-        if layout.kind == "chunked":
-            self._found(rows, parts)
-        elif layout.kind == "contiguous":
-            if layout.offset is None:
-                raise self._never_written(rows, parts)
-            if self.truncated(rows).any():
-                raise self._too_short(layout.offset, self._owner.current_size())
-        require_below(layout.dtype.itemsize * math.prod(layout.box), limit_bytes, f"one chunk of {self.name}")
-        if not set(f.number for f in layout.filters) <= BY_HDF5 | _UNDONE_BY_BOTH:
+        if not {f.number for f in layout.filters} <= BY_HDF5 | _UNDONE_BY_BOTH:
             raise Unsupported(f"{self.name}: this combination of filters and types cannot be read here")
-        out = np.empty(shape, layout.dtype)
 
-        def read(dataset: h5py.Dataset, owner: OpenedFile, elsewhere: bool) -> None:
+        def read(dataset: h5py.Dataset, owner: OpenedFile) -> None:
             for part in parts:
                 if layout.scalar:
                     out[part.target] = dataset[()]
@@ -461,19 +443,18 @@ class Hdf5Rows:
                 out[part.target] = dataset[region][part.source]
 
         with_dataset(self._roots, self._file, self._path, read)
-        return out
 
 
 _UNDONE_BY_BOTH = frozenset({1, 2, 3})  # deflate, shuffle, fletcher32: always compiled into HDF5
 
 
 def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> RowSource:
-    """Return a dataset of an opened file as rows; the file is the result's to close.
+    """Return a dataset of an opened file as rows; the file is then the result's to close.
 
     Raises
     ------
     Unreadable, Truncated, NotReady, OutsideRoots, MissingAsset, Unsupported
-        See `with_dataset` and `layout_of`.
+        See `with_dataset` and `layout_of`. The file stays open.
     """
     name = f"{file.uri}, dataset {path!r}"
     key = (file.stat.st_dev, file.fingerprint, path)
@@ -481,17 +462,19 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
     owner = file
     if layout is None:
 
-        def describe(dataset: h5py.Dataset, found: OpenedFile, elsewhere: bool) -> tuple[Layout, str, str]:
-            return layout_of(dataset, name), (found.path if elsewhere else ""), dataset.name
+        def describe(dataset: h5py.Dataset, found: OpenedFile) -> tuple[Layout, OpenedFile]:
+            return layout_of(dataset, name), found
 
-        layout, elsewhere, _ = with_dataset(roots, file, path, describe)
-        if elsewhere:
-            owner = roots.open_path(elsewhere, f"a file linked from {file.uri}")
+        layout, found = with_dataset(roots, file, path, describe)
+        if found is not file:
+            owner = _again(roots, found, name)
         elif layout.kind != "virtual" and not is_settling(file):
             _kept.put(key, layout)
     if layout.kind != "virtual":
         return Hdf5Rows(roots, file, owner, path, layout)
     if nested >= _NESTED:
+        if owner is not file:
+            owner.close()
         raise Unreadable(f"{name}: virtual datasets are nested more than {_NESTED} deep")
 
     def source(mapping: Mapping) -> RowSource:
@@ -508,4 +491,10 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
     return VirtualRows(name, file, owner, layout.shape, layout.dtype, layout.mappings, source)
 
 
-__all__ = ["H5_LOCK", "open_hdf5"]
+def _again(roots: Roots, found: OpenedFile, name: str) -> OpenedFile:
+    """Open the file in which a walk along links ended; it was closed with the walk, and is judged again."""
+    owner = roots.open_path(found.path, found.uri)
+    if owner.fingerprint != found.fingerprint:
+        owner.close()
+        raise NotReady(f"{name} lies in another file, which is changing; try again in a moment")
+    return owner

@@ -1,7 +1,7 @@
 """What a reader is asked for, and what it answers: plain values, no files.
 
-An *event* of a file is what one StreamDatum index means; it is one or more consecutive rows of a
-dataset's first axis, or one or more files of a sequence. Everything is counted in events, from 0, per resource.
+An *event* of a file is what one StreamDatum index means; it is one or more consecutive rows of a dataset's
+first axis, or one or more files of a sequence. Everything is counted in events, from 0, per resource.
 """
 
 from typing import Any, Protocol

@@ -2,19 +2,20 @@
 
 HDF5 itself is never asked to read one: it would open any file that the mapping names, and fill what it
 does not find with zeros. Mappings of regular hyperslabs are understood, which is what Odin, Eiger and area
-detectors write: boxes and interleaved frames, of limited or unlimited length.
+detectors write: boxes, single frames and interleaved frames, of limited or unlimited length.
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
 
 from flystore.model.errors import MissingAsset, Unreadable, Unsupported
-from flystore.storage import OpenedFile
+from flystore.storage import OpenedFile, require_below
 
 from ._gather import some
 from ._source import RowSource
@@ -47,13 +48,18 @@ class Stripe:
         number, within = np.divmod(places, self.block)
         return self.start + number * self.stride + within
 
+    @property
+    def unlimited(self) -> bool:
+        return _UNLIMITED in (self.count, self.block)
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One rectangle of a virtual dataset and where it lies; `into` and `out_of` have equal lengths per pair.
+    """One rectangle of a virtual dataset and where it lies.
 
-    `pairs` holds, for each virtual axis, the axis of the source that runs along with it, or None where
-    the rectangle has one index only. `fixed` are the source's axes that belong to none.
+    `pairs` holds, for each virtual axis, the axis of the source that runs along with it, or None where the
+    rectangle has one index only. Pairs ascend, and their stripes are equally long. An axis of the source
+    that belongs to none has one index.
     """
 
     file: str
@@ -69,7 +75,7 @@ def mappings_of(dataset: h5py.Dataset, name: str) -> tuple[Mapping, ...]:
     Raises
     ------
     Unsupported
-        If a mapping is not of regular hyperslabs, or names its files by pattern.
+        If a mapping is not of regular hyperslabs, or names its files by a pattern.
     """
     sources = dataset.virtual_sources()
     if len(sources) > MAX_MAPPINGS:
@@ -77,18 +83,16 @@ def mappings_of(dataset: h5py.Dataset, name: str) -> tuple[Mapping, ...]:
     return tuple(_mapping(source, tuple(dataset.shape), name) for source in sources)
 
 
-def _mapping(source: object, shape: tuple[int, ...], name: str) -> Mapping:
-    file_name, dataset_name = source.file_name, source.dset_name  # type: ignore[attr-defined]
+def _mapping(source: Any, shape: tuple[int, ...], name: str) -> Mapping:
+    file_name, dataset_name = source.file_name, source.dset_name
     if "%" in file_name.replace("%%", "") or "%" in dataset_name.replace("%%", ""):
         raise Unsupported(f"{name}: virtual sources named by a pattern ({file_name!r}) are not read here")
-    into = _stripes(source.vspace, name)  # type: ignore[attr-defined]
-    out_of = _stripes(source.src_space, name)  # type: ignore[attr-defined]
-    into = tuple(_limited(stripe, n) for stripe, n in zip(into, shape, strict=True))
-    out_of, pairs = _paired(into, out_of, name)
+    into = tuple(_limited(s, n) for s, n in zip(_stripes(source.vspace, name), shape, strict=True))
+    out_of, pairs = _paired(into, _stripes(source.src_space, name), name)
     return Mapping(file_name.replace("%%", "%"), dataset_name.replace("%%", "%"), into, out_of, pairs)
 
 
-def _stripes(space: "h5py.h5s.SpaceID", name: str) -> tuple[Stripe, ...]:
+def _stripes(space: Any, name: str) -> tuple[Stripe, ...]:
     kind = space.get_select_type()
     if kind == h5py.h5s.SEL_ALL:
         return tuple(Stripe(0, max(n, 1), 1, n) for n in space.get_simple_extent_dims())
@@ -100,44 +104,42 @@ def _stripes(space: "h5py.h5s.SpaceID", name: str) -> tuple[Stripe, ...]:
 
 def _limited(stripe: Stripe, n: int) -> Stripe:
     """Cut a stripe that goes on for ever to what lies within an axis of length `n`."""
+    room = max(0, n - stripe.start)
     if stripe.count == _UNLIMITED:
-        room = max(0, n - stripe.start)
         return Stripe(stripe.start, stripe.stride, -(-room // stripe.stride), stripe.block)
     if stripe.block == _UNLIMITED:
-        return Stripe(stripe.start, n + 1, 1, max(0, n - stripe.start))
+        return Stripe(stripe.start, n + 1, 1, room)
     return stripe
-
-
-def _paired(
-    into: tuple[Stripe, ...], out_of: tuple[Stripe, ...], name: str
-) -> tuple[tuple[Stripe, ...], tuple[int | None, ...]]:
-    """Find which axes run along with each other: those longer than one, in order."""
-    unlimited = [s for s in out_of if _UNLIMITED in (s.count, s.block)]
-    moving = [i for i, s in enumerate(out_of) if s in unlimited or len(s) != 1]
-    pairs: list[int | None] = []
-    result = list(out_of)
-    wanted = [axis for axis, stripe in enumerate(into) if len(stripe) != 1]
-    if len(into) == len(out_of):
-        moving = wanted = list(range(len(into)))
-    if len(moving) != len(wanted):
-        raise Unsupported(f"{name}: a virtual source is mapped between axes that do not correspond")
-    partner = dict(zip(wanted, moving, strict=True))
-    for axis, stripe in enumerate(into):
-        other = partner.get(axis)
-        pairs.append(other)
-        if other is None:
-            continue
-        if result[other] in unlimited:
-            result[other] = _as_long_as(result[other], len(stripe))
-        if len(result[other]) != len(stripe):
-            raise Unsupported(f"{name}: a virtual source is mapped between axes of different lengths")
-    return tuple(result), tuple(pairs)
 
 
 def _as_long_as(stripe: Stripe, length: int) -> Stripe:
     if stripe.block == _UNLIMITED:
         return Stripe(stripe.start, length + 1, 1, length)
     return Stripe(stripe.start, stripe.stride, -(-length // stripe.block), stripe.block)
+
+
+def _paired(
+    into: tuple[Stripe, ...], out_of: tuple[Stripe, ...], name: str
+) -> tuple[tuple[Stripe, ...], tuple[int | None, ...]]:
+    """Find which axes run along with each other: all of them, or those longer than one, in order."""
+    if len(into) == len(out_of) and all(
+        b.unlimited or len(a) == len(b) for a, b in zip(into, out_of, strict=True)
+    ):
+        wanted = moving = list(range(len(into)))
+    else:
+        wanted = [axis for axis, stripe in enumerate(into) if len(stripe) != 1]
+        moving = [axis for axis, stripe in enumerate(out_of) if stripe.unlimited or len(stripe) != 1]
+    if len(moving) != len(wanted):
+        raise Unsupported(f"{name}: a virtual source is mapped between axes that do not correspond")
+    result = list(out_of)
+    pairs: list[int | None] = [None] * len(into)
+    for axis, other in zip(wanted, moving, strict=True):
+        pairs[axis] = other
+        if result[other].unlimited:
+            result[other] = _as_long_as(result[other], len(into[axis]))
+        if len(result[other]) != len(into[axis]):
+            raise Unsupported(f"{name}: a virtual source is mapped between axes of different lengths")
+    return tuple(result), tuple(pairs)
 
 
 class VirtualRows:
@@ -156,9 +158,9 @@ class VirtualRows:
         self.name = name
         self.shape = shape
         self.dtype = dtype
-        self.chunks = None
+        self.chunks: tuple[int, ...] | None = None
         self.unverified = False
-        self.fingerprint = file.fingerprint
+        self.fingerprint: tuple[int, ...] = file.fingerprint
         self.modified_ns = file.stat.st_mtime_ns
         self._file = file
         self._owner = owner
@@ -176,11 +178,10 @@ class VirtualRows:
     def present(self, rows: np.ndarray) -> np.ndarray:
         covered = np.zeros(len(rows), np.int64)
         for mapping in self._mappings:
-            mine, source_rows = self._rows_of(mapping, rows)
-            if not len(mine):
-                continue
-            there = self._there(mapping, source_rows)
-            covered[mine[there]] += math.prod(len(stripe) for stripe in mapping.into[1:])
+            mine, places = _rows_of(mapping, rows)
+            if len(mine):
+                there = self._there(mapping, places)
+                covered[mine[there]] += math.prod(map(len, mapping.into[1:]))
         whole = math.prod(self.shape[1:])
         if (covered > whole).any():
             raise Unsupported(f"{self.name}: virtual sources overlap, which is not read here")
@@ -189,46 +190,40 @@ class VirtualRows:
     def truncated(self, rows: np.ndarray) -> np.ndarray:
         found = np.zeros(len(rows), bool)
         for mapping in self._mappings:
-            mine, source_rows = self._rows_of(mapping, rows)
-            there = self._there(mapping, source_rows) if len(mine) else np.zeros(0, bool)
+            mine, places = _rows_of(mapping, rows)
+            there = self._there(mapping, places) if len(mine) else np.zeros(0, bool)
             if there.any():
-                found[mine[there]] |= self._source(mapping).truncated(source_rows[there])
+                source = self._source(mapping)
+                asked = _source_rows(mapping, places[there])
+                cut = source.truncated(asked)
+                found[mine[there]] |= cut if mapping.pairs[0] == 0 else cut.any()
         return found
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         out = np.empty((len(rows), *map(len, rest)), self.dtype)
         filled = np.zeros(len(rows), np.int64)
         for mapping in self._mappings:
-            mine, source_rows = self._rows_of(mapping, rows)
+            mine, places = _rows_of(mapping, rows)
             if len(mine):
-                filled[mine] += self._copy(mapping, mine, source_rows, rest, out, limit_bytes)
+                filled[mine] += self._copy(mapping, mine, places, rest, out, limit_bytes)
         wrong = filled != math.prod(map(len, rest))
         if wrong.any():
             raise Unreadable(
-                f"{self.name}: rows {some(rows[wrong])} are in no virtual source",
+                f"{self.name}: rows {some(rows[wrong])} are not in its virtual sources",
                 rows=rows[wrong][:100].tolist(),
             )
         return out
 
-    def _rows_of(self, mapping: Mapping, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which of `rows` a mapping holds, and their rows in the source."""
-        places = mapping.into[0].place(rows)
-        mine = np.flatnonzero(places >= 0)
-        axis = mapping.pairs[0]
-        if axis == 0:
-            return mine, mapping.out_of[0].at(places[mine])
-        if axis is None:
-            return mine, np.full(len(mine), mapping.out_of[0].start)
-        raise Unsupported(f"{self.name}: a virtual source is mapped across its first axis, which is not read")
-
-    def _there(self, mapping: Mapping, source_rows: np.ndarray) -> np.ndarray:
+    def _there(self, mapping: Mapping, places: np.ndarray) -> np.ndarray:
+        """Return which places of a mapping have all of their source rows written."""
         try:
             source = self._source(mapping)
         except MissingAsset:
-            return np.zeros(len(source_rows), bool)
-        there = source_rows < source.shape[0]
-        there[there] = source.present(source_rows[there])
-        return there
+            return np.zeros(len(places), bool)
+        asked = _source_rows(mapping, places)
+        there = asked < source.shape[0]
+        there[there] = source.present(asked[there])
+        return there if mapping.pairs[0] == 0 else np.full(len(places), bool(there.all()))
 
     def _source(self, mapping: Mapping) -> RowSource:
         key = (mapping.file, mapping.dataset)
@@ -236,58 +231,77 @@ class VirtualRows:
             raise self._absent[key]
         if key not in self._open:
             try:
-                source = self._opener(mapping)
+                self._open[key] = self._opener(mapping)
             except MissingAsset as error:
                 self._absent[key] = error
                 raise
-            self._open[key] = source
-            if len(source.shape) != len(mapping.out_of) and mapping.out_of:
-                raise Unreadable(f"{self.name}: {source.name} does not have the axes that it is mapped with")
-            if source.dtype != self.dtype:
-                raise Unsupported(
-                    f"{self.name}: {source.name} holds {source.dtype}, the virtual dataset {self.dtype}"
-                )
         self._open.move_to_end(key)
-        source = self._open[key]
         while len(self._open) > _OPEN_AT_ONCE:
             self._open.popitem(last=False)[1].close()
+        source = self._open[key]
+        if len(source.shape) != len(mapping.out_of):
+            raise Unreadable(f"{self.name}: {source.name} does not have the axes that it is mapped with")
+        if source.dtype != self.dtype:
+            raise Unsupported(
+                f"{self.name}: {source.name} holds {source.dtype}, the virtual dataset {self.dtype}"
+            )
         return source
 
     def _copy(
         self,
         mapping: Mapping,
         mine: np.ndarray,
-        source_rows: np.ndarray,
+        places: np.ndarray,
         rest: tuple[range, ...],
         out: np.ndarray,
         limit_bytes: int | None,
     ) -> int:
         """Copy one mapping's part of the selection and return how many values of each row that was."""
-        source_axes: dict[int, np.ndarray] = {}
-        into: list[np.ndarray] = []
-        for axis, wanted in enumerate(rest, start=1):
-            places = mapping.into[axis].place(np.arange(wanted.start, wanted.stop, wanted.step))
-            chosen = np.flatnonzero(places >= 0)
+        wanted: dict[int, np.ndarray] = {}
+        into = [mine]
+        if mapping.pairs[0] is not None:
+            wanted[mapping.pairs[0]] = mapping.out_of[mapping.pairs[0]].at(places)
+        for axis, r in enumerate(rest, start=1):
+            along = mapping.into[axis].place(np.arange(r.start, r.stop, r.step))
+            chosen = np.flatnonzero(along >= 0)
             if not len(chosen):
                 return 0
             into.append(chosen)
             partner = mapping.pairs[axis]
             if partner is not None:
-                source_axes[partner] = mapping.out_of[partner].at(places[chosen])
-        source = self._source(mapping)
-        if int(source_rows.max()) >= source.shape[0]:
-            raise Unreadable(f"{self.name}: {source.name} has {source.shape[0]} rows; more are mapped")
-        ranges, picks, shape = [], [], [len(source_rows)]
-        for axis in range(1, len(source.shape)):
-            indices = source_axes.get(axis, np.array([mapping.out_of[axis].start]))
-            low, high = int(indices.min()), int(indices.max())
-            if high >= source.shape[axis]:
-                raise Unreadable(f"{self.name}: {source.name} is smaller than what is mapped of it")
-            ranges.append(range(low, high + 1))
-            picks.append(indices - low)
-        values = source.read(source_rows, tuple(ranges), limit_bytes)
-        if picks:
-            values = values[np.ix_(np.arange(len(values)), *picks)]
-        shape += [len(chosen) for chosen in into]
-        out[np.ix_(mine, *into)] = values.reshape(shape)
+                wanted[partner] = mapping.out_of[partner].at(along[chosen])
+        values = self._values(mapping, wanted, limit_bytes)
+        shape = [len(indices) for indices in into]
+        if mapping.pairs[0] is None:
+            shape[0] = 1  # one row of the source, however often it was asked for
+        out[np.ix_(*into)] = values.reshape(shape)
         return math.prod(shape[1:])
+
+    def _values(self, mapping: Mapping, wanted: dict[int, np.ndarray], limit_bytes: int | None) -> np.ndarray:
+        """Read the product of index arrays from a source; an axis without one has its only index."""
+        source = self._source(mapping)
+        indices = [
+            wanted.get(axis, np.array([stripe.start], np.int64)) for axis, stripe in enumerate(mapping.out_of)
+        ]
+        if any(int(i.max()) >= n for i, n in zip(indices, source.shape, strict=True)):
+            raise Unreadable(f"{self.name}: {source.name} is smaller than what is mapped of it")
+        lows = [int(i.min()) for i in indices[1:]]
+        ranges = tuple(range(low, int(i.max()) + 1) for low, i in zip(lows, indices[1:], strict=True))
+        needed = len(indices[0]) * math.prod(map(len, ranges)) * self.dtype.itemsize
+        require_below(needed, limit_bytes, f"a part of {source.name}")
+        values = source.read(indices[0], ranges, limit_bytes)
+        picks = (i - low for i, low in zip(indices[1:], lows, strict=True))
+        return values[np.ix_(np.arange(len(values)), *picks)]
+
+
+def _rows_of(mapping: Mapping, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of `rows` a mapping holds, and where each stands in its first stripe."""
+    places = mapping.into[0].place(rows)
+    mine = np.flatnonzero(places >= 0)
+    return mine, places[mine]
+
+
+def _source_rows(mapping: Mapping, places: np.ndarray) -> np.ndarray:
+    """Return the source's rows for each place, or all that are mapped where every place takes all."""
+    stripe = mapping.out_of[0]
+    return stripe.at(places if mapping.pairs[0] == 0 else np.arange(len(stripe)))

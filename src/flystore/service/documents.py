@@ -51,21 +51,14 @@ class Documents:
         return FoundDocuments(self._rebuilt(uid, first), True)
 
     def _logged(self, uid: str, first: int) -> Iterator[bytes]:
-        # Each record is fetched in a transaction of its own: none stays open while bytes travel.
-        at = 0
-        while True:
-            with self._catalog.read() as snapshot:
-                record = next(iter(snapshot.documents(uid, at)), None)
-            if record is None:
-                return
-            body = unpack(record.body)
-            ordinal, kept = record.first_ordinal, []
-            for _, payload in split_frames(body, where=f"the log of run {uid}"):
+        # Templates come before the events that need them, so all records are walked from the first on.
+        for record in self._catalog.documents(uid):
+            ordinal, kept = record.first_ordinal or 0, []
+            for _, payload in split_frames(unpack(record.body), where=f"the log of run {uid}"):
                 document = is_document(payload)
                 if not document or ordinal >= first:
                     kept.append(frame(bytes(payload)))
                 ordinal += document
-            at = record.first_ordinal + record.count
             if kept:
                 yield b"".join(kept)
 

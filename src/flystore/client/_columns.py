@@ -1,0 +1,85 @@
+"""Columns of a table as numpy arrays."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ._ragged import dense
+
+_TEXT_MISSING = "<NA>"
+
+
+def column_values(column: pa.ChunkedArray, item_shape: tuple[int, ...] = ()) -> np.ndarray:
+    """Return a column's values, first axis the rows.
+
+    Parameters
+    ----------
+    column : pyarrow.ChunkedArray
+    item_shape : tuple of int
+        Shape of one row as the data key announced it; used where a column of lists has no rows to
+        tell it.
+
+    Returns
+    -------
+    numpy.ndarray
+        Numbers as they are; with nulls among them float, null NaN. Text as ``U``, null as ``<NA>``. Truth
+        values with nulls among them as objects, null None. Lists of equal shape as further axes;
+        of unequal shape padded with NaN at the end; a null row is all NaN.
+    """
+    kind = column.type
+    if pa.types.is_nested(kind):
+        return _stacked(column, item_shape)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        texts = column.fill_null(_TEXT_MISSING).to_numpy(zero_copy_only=False)
+        return np.asarray(texts, dtype=np.str_)
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _stacked(column: pa.ChunkedArray, item_shape: tuple[int, ...]) -> np.ndarray:
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)) or column.null_count:
+        return _from_rows(column.to_pylist(), item_shape)
+    # Down the levels of lists: as long as every list of a level has one length, no row is looked at.
+    flat: Any = column.combine_chunks()
+    shape = [len(flat)]
+    while pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type):
+        if flat.null_count or not len(flat):
+            return _from_rows(column.to_pylist(), item_shape)
+        offsets = flat.offsets.to_numpy()
+        lengths = np.diff(offsets)
+        if (lengths != lengths[0]).any():
+            return _from_rows(column.to_pylist(), item_shape)
+        shape.append(int(lengths[0]))
+        flat = flat.flatten()
+    return column_values(pa.chunked_array([flat])).reshape(shape)
+
+
+def _from_rows(rows: list[Any], item_shape: tuple[int, ...]) -> np.ndarray:
+    if not rows:
+        return np.zeros((0, *item_shape))
+    present = [np.asarray(row) for row in rows if row is not None and _is_even(row)]
+    if len(present) == len(rows) and len({row.shape for row in present}) == 1:
+        return np.stack(present)
+    shape = present[0].shape if present else item_shape
+    numbers = [np.full(shape, np.nan) if row is None else dense_row(row) for row in rows]
+    if any(row.dtype.kind in "US" for row in numbers):
+        return np.asarray([str(row) for row in rows], dtype=np.str_)
+    return dense(numbers)[0]
+
+
+def _is_even(row: Any) -> bool:
+    """Return whether nested lists are a rectangle."""
+    try:
+        np.asarray(row)
+    except ValueError:
+        return False
+    return True
+
+
+def dense_row(row: Any) -> np.ndarray:
+    """Return nested lists as one array, padded with NaN where they are uneven; null is NaN."""
+    if isinstance(row, list) and any(isinstance(part, list) for part in row):
+        return dense([dense_row([] if part is None else part) for part in row])[0]
+    return np.asarray([np.nan if part is None else part for part in row] if isinstance(row, list) else row)

@@ -1,0 +1,178 @@
+"""Runs: their documents, streams and verdict."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from flystore.model.errors import FlystoreError, NotFound
+from flystore.wire import api_path
+
+from ._container import Container
+from ._documents import Documents
+from ._session import item_from_wire
+from ._stream import Stream
+from ._verdict import Verdict
+from ._words import html_rows, human_duration, human_time, listed
+
+
+class Run(Container):
+    """One run, from its start to its stop; a mapping of stream names to streams.
+
+    ``run["primary"]`` and ``run["streams/primary"]`` are the same stream, ``run["primary/det"]`` one of
+    its variables.
+    """
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The start document; empty if the service has none."""
+        return dict(self.metadata.get("start") or {})
+
+    @property
+    def stop(self) -> dict[str, Any] | None:
+        """The stop document; None while the run goes on, or if its writer never finished it."""
+        stop = self.metadata.get("stop")
+        return dict(stop) if stop else None
+
+    @property
+    def uid(self) -> str:
+        return str(self.start.get("uid", self.key))
+
+    @property
+    def scan_id(self) -> int | None:
+        """Number that people know the run by; not unique. None if it has none."""
+        return self.start.get("scan_id")
+
+    # --- streams ------------------------------------------------------------------------------
+
+    def _elsewhere(self, segments: tuple[str, ...], error: NotFound) -> Any:
+        # Older writers put a container `streams` between the run and its streams; either way both work.
+        first, rest = segments[0], segments[1:]
+        if first == "streams":
+            return self._at(rest) if rest else Container(self._session, self._item)
+        nested = self._nested_streams()
+        if nested is not None:
+            return nested[segments]
+        return super()._elsewhere(segments, error)
+
+    def _nested_streams(self) -> Container | None:
+        """Return the container between the run and its streams, None if there is none."""
+        try:
+            item = self._session.item((*self.path, "streams"))
+        except NotFound:
+            return None
+        if item.path != (*self.path, "streams"):
+            return None  # an alias of the run itself
+        return None if item.has_spec("BlueskyEventStream") else Container(self._session, item)
+
+    def _resources(
+        self, *, offset: int = 0, limit: int | None = None, backwards: bool = False, keys_only: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        found = super()._resources(offset=offset, limit=limit, backwards=backwards)
+        for resource in found:
+            item = item_from_wire(resource)
+            if item.key == "streams" and not item.has_spec("BlueskyEventStream"):
+                yield from Container(self._session, item)._resources(
+                    offset=offset, limit=limit, backwards=backwards, keys_only=keys_only
+                )
+                return
+            yield resource
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._resources())
+
+    @property
+    def descriptors(self) -> list[dict[str, Any]]:
+        """Descriptor documents of all streams, as far as the streams' metadata keep them."""
+        streams = (stream for stream in self.values() if isinstance(stream, Stream))
+        return [descriptor for stream in streams for descriptor in stream.descriptors]
+
+    # --- documents and verdict ----------------------------------------------------------------
+
+    def documents(self, first: int = 0) -> Documents:
+        """Return the run's documents as an iterator of (name, document).
+
+        For runs of `RunWriter` they are exactly what it was given; its ``reconstructed`` tells
+        otherwise.
+
+        Parameters
+        ----------
+        first : int
+            Ordinal to begin with; 0 is the start document.
+
+        Raises
+        ------
+        NotFound
+            If the service keeps no documents (stock Tiled has no such route).
+        """
+        return Documents(self.transport, self.key, first)
+
+    @property
+    def documents_are_reconstructed(self) -> bool:
+        """Whether the writer never sent the documents, so that they are worked out from what it stored."""
+        with self.documents() as documents:
+            return documents.reconstructed
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is complete and what is missing in this run, as of now.
+
+        Raises
+        ------
+        NotFound
+            If the service gives no verdicts (stock Tiled).
+        """
+        return Verdict(self._session.record(api_path("verdict", *self.path)))
+
+    def check(self) -> Verdict:
+        """Have the service look into the files of this run, and return the verdict."""
+        return Verdict(self._session.record(api_path("verdict", *self.path), [("look", True)]))
+
+    # --- showing ------------------------------------------------------------------------------
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Return (name, words) of what tells this run from others."""
+        start, stop = self.start, self.stop
+        facts = [("uid", self.uid)]
+        if start.get("plan_name"):
+            facts.append(("plan", str(start["plan_name"])))
+        facts.append(("when", human_time(start.get("time"))))
+        if stop is None:
+            facts.append(("state", "no stop document yet"))
+        else:
+            facts.append(("state", _outcome(start, stop)))
+        facts.append(("streams", self._streams_in_words()))
+        return facts
+
+    def _streams_in_words(self) -> str:
+        counts = (self.stop or {}).get("num_events") or {}
+        try:
+            names = list(self.keys())
+        except FlystoreError as error:
+            return f"cannot be listed now ({error})"
+        if not names:
+            return "none"
+        return listed(f"{name} ({counts[name]} events)" if name in counts else name for name in names)
+
+    def __repr__(self) -> str:
+        scan = f"scan {self.scan_id}" if self.scan_id is not None else "run"
+        words = ", ".join(
+            text if name in ("plan", "when", "state") else f"{name} {text}"
+            for name, text in self._facts()
+            if name != "uid"
+        )
+        return f"<Run {self.uid[:8]}: {scan}, {words}>"
+
+    def _repr_html_(self) -> str:
+        scan = [("scan id", str(self.scan_id))] if self.scan_id is not None else []
+        return html_rows([*scan, *self._facts()])
+
+
+def _outcome(start: dict[str, Any], stop: dict[str, Any]) -> str:
+    status = str(stop.get("exit_status", "finished"))
+    reason = f" ({stop['reason']})" if stop.get("reason") else ""
+    try:
+        took = f" after {human_duration(float(stop['time']) - float(start['time']))}"
+    except (KeyError, TypeError, ValueError):
+        took = ""
+    return f"{status}{took}{reason}"
+
+
