@@ -185,7 +185,9 @@ def test_a_file_outside_the_read_roots_is_never_served(http, tmp_path):
         "mimetype": "application/x-hdf5",
         "parameters": {"dataset": "x"},
         "management": "external",
-        "assets": [{"data_uri": f"file://localhost{secret}", "is_directory": False, "parameter": "data_uris", "num": 0}],
+        "assets": [
+            {"data_uri": f"file://localhost{secret}", "is_directory": False, "parameter": "data_uris", "num": 0}
+        ],
     }
     node = {"id": "a", "structure_family": "array", "metadata": {}, "data_sources": [source]}
     http("POST", "/register/", json.dumps(node))
@@ -200,7 +202,12 @@ def test_a_missing_file_says_which(http, server):
         "parameters": {"dataset": "x"},
         "management": "external",
         "assets": [
-            {"data_uri": f"file://localhost{server.data}/gone.h5", "is_directory": False, "parameter": "data_uris", "num": 0}
+            {
+                "data_uri": f"file://localhost{server.data}/gone.h5",
+                "is_directory": False,
+                "parameter": "data_uris",
+                "num": 0,
+            }
         ],
     }
     node = {"id": "a", "structure_family": "array", "metadata": {}, "data_sources": [source]}

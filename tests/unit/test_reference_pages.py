@@ -21,8 +21,9 @@ def every_class(cls=errors.FlystoreError):
 
 def test_every_kind_of_error_is_listed_with_its_status():
     page = (PAGES / "errors.md").read_text()
-    listed = {kind: (int(status), name) for kind, status, name in re.findall(r"^\| `([a-z-]+)` \| (\d+) \| `(\w+)`", page, re.M)}
-    known = {
-        cls.kind: (status_of(cls("x")), cls.__name__) for cls in every_class() if cls is not errors.FlystoreError
+    listed = {
+        kind: (int(status), name)
+        for kind, status, name in re.findall(r"^\| `([a-z-]+)` \| (\d+) \| `(\w+)`", page, re.M)
     }
+    known = {cls.kind: (status_of(cls("x")), cls.__name__) for cls in every_class() if cls is not errors.FlystoreError}
     assert listed == known

@@ -119,7 +119,7 @@ class Catalog:
         for told in watchers:
             try:
                 told(position)
-            except Exception:  # the commit stands, whatever becomes of the news of it
+            except Exception:  # noqa: BLE001  the commit stands, whatever becomes of the news of it
                 _log.exception("a watcher of the catalogue failed at position %d", position)
 
     def close(self) -> None:

@@ -48,14 +48,16 @@ class Fixed:
 
     def __init__(self, build: Any) -> None:
         self._build = build
-        self._texts: dict[str, str] = {}
+        self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
 
-    def text(self, database: str) -> str:
-        """Return the SQL for ``sqlite`` or ``postgresql``."""
-        found = self._texts.get(database)
+    def of(self, database: str) -> tuple[str, dict[str, Any]]:
+        """Return the SQL for ``sqlite`` or ``postgresql``, and the parameters that are always the same."""
+        found = self._compiled.get(database)
         if found is None:
             statement = self._build if hasattr(self._build, "compile") else self._build(_UPSERTS[database])
-            found = self._texts[database] = str(statement.compile(dialect=_DIALECTS[database]))
+            compiled = statement.compile(dialect=_DIALECTS[database])
+            constant = {name: value for name, value in compiled.params.items() if value is not None}
+            found = self._compiled[database] = (str(compiled), constant)
         return found
 
 
@@ -78,11 +80,14 @@ class Session:
 
     def execute(self, statement: Fixed, params: Mapping[str, Any] | None = None) -> Any:
         """Return the driver's cursor."""
-        return self.driver.execute(statement.text(self.database), params or {})
+        text, constant = statement.of(self.database)
+        return self.driver.execute(text, {**constant, **params} if params else constant)
 
     def many(self, statement: Fixed, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
-            self.driver.cursor().executemany(statement.text(self.database), rows)
+            text, constant = statement.of(self.database)
+            assert not constant  # statements for many rows take all from the row
+            self.driver.cursor().executemany(text, rows)
 
     def compose(self, statement: sa.Executable, params: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of a statement put together for this call."""

@@ -232,7 +232,7 @@ class Transaction(Snapshot):
                 f"{count} documents from ordinal {first_ordinal} on with {len(hashes)} bytes of hashes "
                 f"make no batch; there are {HASH_BYTES} bytes a document"
             )
-        self._record(
+        self._add_record(
             kind="documents",
             run_uid=ORPHANS if uid is None else uid,
             first_ordinal=first_ordinal,
@@ -245,7 +245,7 @@ class Transaction(Snapshot):
 
     def append_operation(self, path: Sequence[str], action: str, body: bytes, received: float) -> None:
         """Add an operation of the Tiled protocol on the node at `path` to the log."""
-        self._record(
+        self._add_record(
             kind="operation", path=path_text(path), action=storable(action), body=body, received=received
         )
 
@@ -609,7 +609,7 @@ class Transaction(Snapshot):
         self._session.many(_NEW_CHANGE, told)
         return last
 
-    def _record(self, **values: Any) -> None:
+    def _add_record(self, **values: Any) -> None:
         self._records.append({**dict.fromkeys(_LOG_VALUES), **values})
 
     def _count_children(self, node_id: int) -> int:

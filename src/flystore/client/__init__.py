@@ -1,1 +1,76 @@
+"""Client: runs, streams, arrays and tables of a service, as xarray, numpy, pandas and dask.
 
+What the room promises: looking something up costs one request and no data; reading costs what is
+read; rows are put beside each other by event and never by luck; what is missing is marked; and every
+failure is a class of `flystore.model.errors`. xarray, pandas and dask are imported where they are
+used, not before.
+"""
+
+from flystore.model.queries import (
+    AccessTags,
+    And,
+    Comparison,
+    Contains,
+    Eq,
+    FullText,
+    In,
+    KeyPresent,
+    KeysFilter,
+    Like,
+    Lookup,
+    NotEq,
+    NotIn,
+    Query,
+    Specs,
+    StructureFamily,
+)
+
+from ._array import Array, Frames
+from ._catalog import CatalogOfRuns
+from ._connect import from_transport, from_uri
+from ._container import Container
+from ._dataset import MissingRows
+from ._documents import Documents
+from ._node import Node
+from ._other import Other
+from ._queries import Key
+from ._ragged import Ragged
+from ._run import Run
+from ._stream import Stream
+from ._table import Table
+from ._verdict import Verdict
+
+__all__ = [
+    "AccessTags",
+    "And",
+    "Array",
+    "CatalogOfRuns",
+    "Comparison",
+    "Container",
+    "Contains",
+    "Documents",
+    "Eq",
+    "Frames",
+    "FullText",
+    "In",
+    "Key",
+    "KeyPresent",
+    "KeysFilter",
+    "Like",
+    "Lookup",
+    "MissingRows",
+    "Node",
+    "NotEq",
+    "NotIn",
+    "Other",
+    "Query",
+    "Ragged",
+    "Run",
+    "Specs",
+    "Stream",
+    "StructureFamily",
+    "Table",
+    "Verdict",
+    "from_transport",
+    "from_uri",
+]

@@ -283,5 +283,3 @@ def _import_dask() -> Any:
     except ImportError as error:
         raise Unsupported("reading lazily needs dask: pip install 'flystore[xarray]'") from error
     return dask.array
-
-

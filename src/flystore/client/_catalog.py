@@ -68,7 +68,9 @@ class CatalogOfRuns(Container):
         try:
             return self.values()[number]
         except IndexError as error:
-            raise NotFound(f"there are only {len(self)} runs in {self._shown_path}, no number {number}") from error
+            raise NotFound(
+                f"there are only {len(self)} runs in {self._shown_path}, no number {number}"
+            ) from error
 
     def _latest(self, place: slice) -> list[Any]:
         if any(bound is not None and bound >= 0 for bound in (place.start, place.stop)):
@@ -133,5 +135,3 @@ class CatalogOfRuns(Container):
         scan = f"scan {start['scan_id']}, " if "scan_id" in start else ""
         plan = f"{start['plan_name']}, " if "plan_name" in start else ""
         return f"{runs}, the latest {scan}{plan}{human_time(start.get('time'))}"
-
-

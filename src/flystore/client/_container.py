@@ -232,9 +232,7 @@ class Container(Node, Mapping[str, Any]):
         answer["metadata"] = {asked.get(key, key): values for key, values in found.items()}
         return dict(answer)
 
-    def _variation(
-        self, *, queries: tuple[Query, ...] | None = None, sorting: Sorting | None = None
-    ) -> Self:
+    def _variation(self, *, queries: tuple[Query, ...] | None = None, sorting: Sorting | None = None) -> Self:
         return type(self)(
             self._session,
             self._item,
@@ -257,7 +255,9 @@ class Container(Node, Mapping[str, Any]):
         except FlystoreError as error:
             return f"cannot be listed now ({error})"
         what = "found" if self._queries else "in it"
-        return f"{count} {what}: {listed(shown, 10)}{', …' if count > len(shown) else ''}" if count else "empty"
+        return (
+            f"{count} {what}: {listed(shown, 10)}{', …' if count > len(shown) else ''}" if count else "empty"
+        )
 
 
 def segments_of(key: object) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def with_prefix(query: Query, prefixes: tuple[str, ...]) -> Query:
     if isinstance(query, And):
         return And(tuple(with_prefix(part, prefixes) for part in query.queries))
     key = getattr(query, "key", None)
-    if key is None or "value" not in query.__struct_fields__ and not _is_keyed(query):
+    if key is None or ("value" not in query.__struct_fields__ and not _is_keyed(query)):
         return query
     return msgspec.structs.replace(query, key=prefixed(key, prefixes))
 

@@ -93,7 +93,10 @@ class Ragged(Node):
         selection: list[SliceItem] = [] if wanted == slice(None) else [wanted]
         params = {"slice": format_slice(selection)} if selection else None
         answer = self.transport.request(
-            "GET", api_path("ragged", "full", *self.path), params=params, headers={"Accept": "application/zip"}
+            "GET",
+            api_path("ragged", "full", *self.path),
+            params=params,
+            headers={"Accept": "application/zip"},
         )
         rows = rows_of_zip(answer.body, self._shown_path)
         return [rows[i] for i in range(len(rows))]
@@ -123,7 +126,9 @@ def rows_of_zip(body: bytes | bytearray, where: str) -> Any:
     except (zipfile.BadZipFile, KeyError, ValueError, struct.error, TypeError, IndexError) as error:
         if isinstance(error, Unsupported):
             raise
-        raise Unavailable(f"the rows of {where} came in a form this client cannot take apart: {error!r}") from error
+        raise Unavailable(
+            f"the rows of {where} came in a form this client cannot take apart: {error!r}"
+        ) from error
 
 
 Parts = dict[str, bytes]

@@ -174,5 +174,3 @@ def _outcome(start: dict[str, Any], stop: dict[str, Any]) -> str:
     except (KeyError, TypeError, ValueError):
         took = ""
     return f"{status}{took}{reason}"
-
-

@@ -32,9 +32,7 @@ class View(Generic[T]):
         Whether keys are all that `make` needs; the requests are smaller then.
     """
 
-    def __init__(
-        self, pager: Pager, make: Callable[[dict[str, Any]], T], *, keys_only: bool = False
-    ) -> None:
+    def __init__(self, pager: Pager, make: Callable[[dict[str, Any]], T], *, keys_only: bool = False) -> None:
         self._pager = pager
         self._make = make
         self._keys_only = keys_only
@@ -96,7 +94,7 @@ class View(Generic[T]):
             raise InvalidRequest("a slice cannot have step 0")
         if step is not None and step < 0:
             every = range(*place.indices(len(self)))
-            return self._slice(slice(every[-1], every[0] + 1))[::-1][:: -step] if len(every) else []
+            return self._slice(slice(every[-1], every[0] + 1))[::-1][::-step] if len(every) else []
         if (start or 0) >= 0 and (stop is None or stop >= 0):
             limit = None if stop is None else stop - (start or 0)
             return list(self._some(offset=start or 0, limit=limit))[::step]

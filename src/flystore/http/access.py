@@ -72,9 +72,7 @@ class Access(msgspec.Struct, frozen=True):
         held = self.scopes(request)
         if held >= set(needed):
             return
-        message = (
-            f"Not enough permissions. Requires scopes {sorted(needed)}. Request had scopes {sorted(held)}."
-        )
+        message = f"Not enough permissions. Requires scopes {sorted(needed)}. Request had scopes {sorted(held)}."
         if held:
             raise NotPermitted(message, needed=sorted(needed), status=401)
         raise Unauthenticated(f"{message} Pass an API key.", needed=sorted(needed))
@@ -95,7 +93,5 @@ def _key_of(request: Request) -> str | None:
             return value.strip()
         if scheme.lower() == "bearer":
             raise Unauthenticated("This service has no tokens; authenticate with an API key.")
-        raise InvalidRequest(
-            "the Authorization header is not understood; it must be 'Apikey SECRET'", status=400
-        )
+        raise InvalidRequest("the Authorization header is not understood; it must be 'Apikey SECRET'", status=400)
     return request.cookies.get("tiled_api_key")

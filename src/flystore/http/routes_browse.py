@@ -122,9 +122,7 @@ async def search(request: Request) -> Response:
     return record(request, answer)
 
 
-def _page_links(
-    request: Request, wanted: PageRequest, onward: dict[str, int]
-) -> dict[str, Any]:
+def _page_links(request: Request, wanted: PageRequest, onward: dict[str, int]) -> dict[str, Any]:
     """Return links that carry page parameters only; the client adds its filters and sorting again."""
     here = f"{base_url(request)}/search/{'/'.join(path_of(request))}"
     limit = wanted.limit
@@ -158,8 +156,6 @@ async def distinct(request: Request) -> Response:
 
     def work() -> dict[str, Any]:
         entry = service.browse.container(path_of(request))
-        return service.browse.distinct(
-            entry, wanted.queries, keys=keys, families=families, specs=specs, counts=counts
-        )
+        return service.browse.distinct(entry, wanted.queries, keys=keys, families=families, specs=specs, counts=counts)
 
     return record(request, await run_in_threadpool(work))

@@ -70,9 +70,7 @@ async def array_block(request: Request) -> Response:
     block = integers(request.query_params["block"], "block")
     wanted = parse_slice(request.query_params.get("slice", ""))
     expected = _expected_shape(request)
-    data = await run_in_threadpool(
-        service.arrays.read_block, path_of(request), block, wanted, expected_shape=expected
-    )
+    data = await run_in_threadpool(service.arrays.read_block, path_of(request), block, wanted, expected_shape=expected)
     return BytesResponse(data, media_type, _attachment(request))
 
 

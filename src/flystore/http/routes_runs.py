@@ -37,7 +37,7 @@ async def ingest_orphans(request: Request) -> Response:
     """``POST /ingest-orphans``: keep documents that belong to no run anyone has seen."""
     request.app.state.access.require(request, "write:metadata", "write:data", "create:node", "register")
     service: Service = request.app.state.service
-    first = integer(request, "first", 0)
+    first = integer(request, "first") or 0
     body = await _frames(request)
     journal = request.query_params.get("journal", "")
     watermark = await run_in_threadpool(service.ingest.orphans, journal, first, body)
@@ -55,7 +55,7 @@ async def documents(request: Request) -> Response:
     """``GET /documents/{uid}``: the run's documents as frames, exactly or reconstructed."""
     request.app.state.access.require(request, "read:metadata", "read:data")
     service: Service = request.app.state.service
-    first = integer(request, "first", 0)
+    first = integer(request, "first") or 0
     found = await run_in_threadpool(service.documents.frames, path_of(request), first)
     headers = {RECONSTRUCTED_HEADER: "true" if found.reconstructed else "false"}
     return StreamingResponse(_in_thread(found.pieces), media_type=FRAMES_MIMETYPE, headers=headers)

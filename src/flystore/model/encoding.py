@@ -324,6 +324,16 @@ def _wrap_text(code: int) -> Callable[[Any, bool, int], Any]:
     return lambda value, careful, depth: _Ext(code, value.isoformat().encode())
 
 
+def _wrap_number(kind: type[np.generic]) -> Callable[[Any, bool, int], Any]:
+    head = np.dtype(kind).str.encode() + b"\0"
+    return lambda value, careful, depth: _Ext(1, head + value.tobytes())
+
+
+_NUMBERS: tuple[type[np.generic], ...] = (
+    np.bool_,
+    *(np.dtype(name).type for name in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")),
+)
+
 _WRAPPERS: dict[type, Callable[[Any, bool, int], Any]] = {
     np.ndarray: _wrap_array,
     tuple: _wrap_members(_TUPLE, ordered=True),
@@ -336,6 +346,8 @@ _WRAPPERS: dict[type, Callable[[Any, bool, int], Any]] = {
     datetime.timedelta: lambda v, careful, depth: _Ext(10, _PACK([v.days, v.seconds, v.microseconds])),
     bytearray: lambda value, careful, depth: _Ext(12, bytes(value)),
     Opaque: lambda value, careful, depth: _Ext(_OPAQUE, _PACK([value.type_name, value.text])),
+    # Looked up by type, since detectors give numpy numbers far more often than anything else that is not plain.
+    **{kind: _wrap_number(kind) for kind in _NUMBERS},
 }
 
 

@@ -139,7 +139,9 @@ class ExternalArray(msgspec.Struct, frozen=True):
         try:
             return msgspec.msgpack.decode(data, type=cls, dec_hook=_decode_hook)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise Damaged(f"the stored description of an external array cannot be decoded: {error}") from error
+            raise Damaged(
+                f"the stored description of an external array cannot be decoded: {error}"
+            ) from error
 
     def locate(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return where wire rows lie.
@@ -168,7 +170,8 @@ class ExternalArray(msgspec.Struct, frozen=True):
             return (chosen.uri,)
         n = max(1, self.files_per_row)
         return tuple(
-            join_uri(chosen.uri, file_name(template, number)) for number in range(file_row * n, (file_row + 1) * n)
+            join_uri(chosen.uri, file_name(template, number))
+            for number in range(file_row * n, (file_row + 1) * n)
         )
 
 
@@ -329,7 +332,11 @@ def _chunk_shape(
 
 
 def _layout(
-    parameters: dict[str, Any], item_shape: tuple[int, ...], chunk_shape: tuple[int, ...], join: str, multiplier: int
+    parameters: dict[str, Any],
+    item_shape: tuple[int, ...],
+    chunk_shape: tuple[int, ...],
+    join: str,
+    multiplier: int,
 ) -> tuple[int, int]:
     """Return (frames per file, files per row) of a sequence of files."""
     if not item_shape:
@@ -342,7 +349,11 @@ def _layout(
         per_file = chunk_shape[0]
     elif multiplier:
         per_file = 1
-    elif len(chunk_shape) == len(item_shape) and chunk_shape[1:] == item_shape[1:] and frames % chunk_shape[0] == 0:
+    elif (
+        len(chunk_shape) == len(item_shape)
+        and chunk_shape[1:] == item_shape[1:]
+        and frames % chunk_shape[0] == 0
+    ):
         per_file = chunk_shape[0]
     else:
         per_file = frames
@@ -492,7 +503,8 @@ def _adapter_parameters(resource: Resource) -> dict[str, Any]:
 def assets(external: ExternalArray) -> tuple[Asset, ...]:
     """Return the files of a key: one for each resource, or each file of a sequence in the order of the rows."""
     return tuple(
-        Asset(uri, is_directory=False, parameter="data_uris", num=num) for num, uri in enumerate(_uris(external))
+        Asset(uri, is_directory=False, parameter="data_uris", num=num)
+        for num, uri in enumerate(_uris(external))
     )
 
 

@@ -128,7 +128,9 @@ class FrameMap:
         """
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise OutOfBounds(f"rows {rows.min()} to {rows.max()} were asked for; there are {len(self)}", rows=len(self))
+            raise OutOfBounds(
+                f"rows {rows.min()} to {rows.max()} were asked for; there are {len(self)}", rows=len(self)
+            )
         run = np.searchsorted(self._ends, rows, "right")
         lines = self._runs[run] if len(self._runs) else np.empty((0, 5), np.int64)
         within = rows - (self._ends[run] - lines[:, 4]) if len(self._runs) else rows

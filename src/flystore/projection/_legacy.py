@@ -33,7 +33,11 @@ def datum_indices(kwargs: dict[str, Any], seq: int, frame: tuple[int, int]) -> D
         (carried, index) after the last Datum of this key; (0, 0) at first. The new value is in the result.
     """
     rest = {name: value for name, value in kwargs.items() if name not in ("indices", "point_number", "frame")}
-    indices, point, last = kwargs.get("indices"), whole_number(kwargs.get("point_number")), kwargs.get("frame")
+    indices, point, last = (
+        kwargs.get("indices"),
+        whole_number(kwargs.get("point_number")),
+        kwargs.get("frame"),
+    )
     if isinstance(indices, dict):
         start, stop = whole_number(indices.get("start")), whole_number(indices.get("stop"))
         if start is not None and stop is not None and 0 <= start < stop:

@@ -156,7 +156,9 @@ def described(key: KeyState, found: KeyFrames) -> Described | None:
     return describe(key.name, key.data_key, found.resources, found.placed.frame_map, found.placed.extra)
 
 
-def external_nodes(run: str, stream: StreamState, frames: StreamFrames, stopped: bool) -> Iterator[tuple[PutNode, bytes]]:
+def external_nodes(
+    run: str, stream: StreamState, frames: StreamFrames, stopped: bool
+) -> Iterator[tuple[PutNode, bytes]]:
     """Yield the nodes of external keys, each with what a digest of it depends on."""
     for name, found in frames.keys.items():
         key = stream.keys.get(name)
@@ -247,5 +249,3 @@ def node_digest(node: PutNode) -> bytes:
             (node.family, [(spec.name, spec.version) for spec in node.specs], node.metadata, node.structure)
         )
     )
-
-

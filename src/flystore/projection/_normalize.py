@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ._metadata import json_view
 
 DTYPE_BY_JSON_TYPE = {"number": "<f8", "array": "<f8", "boolean": "|b1", "string": "<U0", "integer": "<i8"}
@@ -93,7 +95,9 @@ def announced_resource(doc: Mapping[str, Any], *, legacy: bool) -> Announced:
         mimetype = MIMETYPE_BY_SPEC.get(spec, UNKNOWN_SPEC)
         parameters = json_view(doc.get("resource_kwargs") or doc.get("parameters") or {})
         uri, relative = file_uri(
-            str(doc.get("root") or ""), str(doc.get("resource_path") or ""), str(doc.get("path_semantics") or "posix")
+            str(doc.get("root") or ""),
+            str(doc.get("resource_path") or ""),
+            str(doc.get("path_semantics") or "posix"),
         )
         if isinstance(parameters, dict):
             parameters["spec"] = spec
@@ -142,7 +146,7 @@ def file_uri(root: str, resource_path: str, semantics: str) -> tuple[str, str]:
     return f"file://localhost/{path}", "" if _DRIVE.match(path) else path
 
 
-class Ranged(NamedTuple):
+class Ranged(msgspec.Struct, frozen=True):
     """What a StreamDatum announces: `count` rows from `index` on for the events from `seq` on."""
 
     index: int

@@ -100,13 +100,21 @@ class StreamWork:
             update["configuration"] = configuration_view(doc["configuration"])
         if changed:
             update["data_keys"] = changed
-        self.metadata = {**self.metadata, "_config_updates": [*self.metadata.get("_config_updates", ()), update]}
+        self.metadata = {
+            **self.metadata,
+            "_config_updates": [*self.metadata.get("_config_updates", ()), update],
+        }
 
     def _declare(self, declared: Mapping[str, Any], object_keys: Any) -> dict[str, Any]:
         """Take data keys in; return those that an earlier descriptor declares differently."""
         owners = {}
         if isinstance(object_keys, Mapping):
-            owners = {key: name for name, keys in object_keys.items() if isinstance(keys, (list, tuple)) for key in keys}
+            owners = {
+                key: name
+                for name, keys in object_keys.items()
+                if isinstance(keys, (list, tuple))
+                for key in keys
+            }
         changed = {}
         names = [key for key in declared if isinstance(key, str)]
         self._claim(names)

@@ -134,7 +134,8 @@ def verdict(state: RunState) -> Verdict:
         streams[name] = _stream_verdict(state, stream, frames)
         for note, count in external_notes(stream, frames, state.resources):
             add_note(notes, note, count)
-    _note_waiting(state, notes)
+    if stopped:
+        _note_waiting(state, notes)
     keys = [key for stream in streams.values() for key in stream.keys.values()]
     gaps = _gaps(streams, stopped)
     extra = sum(key.extra for key in keys)

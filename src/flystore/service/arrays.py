@@ -142,9 +142,7 @@ class Arrays:
             entry = self._browse.entry(path)
         return entry
 
-    def _require_small(
-        self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]
-    ) -> None:
+    def _require_small(self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]) -> None:
         size = math.prod(shape) * structure.numpy_dtype.itemsize
         if size > self._limits.response_bytes:
             raise TooLarge(
@@ -237,7 +235,7 @@ def as_bytes(array: np.ndarray) -> memoryview:
     contiguous = np.ascontiguousarray(array)
     if contiguous.nbytes == 0:
         return memoryview(b"")
-    return memoryview(contiguous.reshape(-1).view(np.uint8))
+    return memoryview(contiguous.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _known_rows(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Index, ...]:

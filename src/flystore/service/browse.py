@@ -124,9 +124,7 @@ class Browse:
         """Return a page of a container's children, and how many there are in all."""
         with self._catalog.read() as snapshot:
             where = entry.stored_path
-            page = snapshot.children(
-                where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor
-            )
+            page = snapshot.children(where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor)
             found = [_entry_of(snapshot, node, (*entry.path, node.path[-1])) for node in page.nodes]
             return EntryPage(found, snapshot.count(where, queries), page.next_cursor, page.next_offset)
 

@@ -166,9 +166,7 @@ class Ingest:
             stored.append(frame(payload))
             documents.append((ordinal, *decoded))
         watermark = start + len(documents)
-        tx.append_documents(
-            uid, start, len(documents), epoch, b"".join(digests), pack(b"".join(stored)), received
-        )
+        tx.append_documents(uid, start, len(documents), epoch, b"".join(digests), pack(b"".join(stored)), received)
         look_at: list[int] = []
         projected = watermark
         if writer == "documents":
@@ -211,7 +209,8 @@ class Ingest:
         try:
             todo = [*self._missed(tx, uid, behind, documents[0][0]), *documents]
             advanced, changes = advance(state, todo)
-            external = apply_changes(tx, uid, changes, received)
+            with tx.savepoint():
+                external = apply_changes(tx, uid, changes, received)
         except Exception:  # see above: whatever it is, the documents are kept
             log.exception("run %s: documents from %d on are stored but not shown", uid, behind)
             return state.with_templates(decoder.templates), [], behind
@@ -288,9 +287,7 @@ def _admit(run: Run | None, uid: str, first: int, epoch: int, writer: Writer) ->
 
 
 def _gap(uid: str, first: int, expected: int) -> SequenceGap:
-    return SequenceGap(
-        f"run {uid}: the batch starts at document {first}, but {expected} is next", expected=expected
-    )
+    return SequenceGap(f"run {uid}: the batch starts at document {first}, but {expected} is next", expected=expected)
 
 
 def _compare(tx: Transaction, uid: str, first: int, watermark: int, arrived: _Arrived) -> None:
@@ -300,9 +297,7 @@ def _compare(tx: Transaction, uid: str, first: int, watermark: int, arrived: _Ar
     for offset, known in enumerate(tx.hashes(uid, first, stop)):
         if known != arrived.digests[offset]:
             ordinal = first + offset
-            raise ContentClash(
-                f"run {uid}: document {ordinal} is stored with other content", ordinal=ordinal
-            )
+            raise ContentClash(f"run {uid}: document {ordinal} is stored with other content", ordinal=ordinal)
 
 
 def _start_time(documents: Sequence[tuple[int, str, dict[str, Any]]], run: Run | None) -> float | None:
@@ -318,7 +313,7 @@ def logged_documents(tx: Snapshot, uid: str, first: int = 0) -> Iterator[tuple[i
     """Yield (ordinal, name, document) of a run's log from ordinal `first` on, templates applied."""
     decoder = FrameDecoder()
     for record in tx.documents(uid):
-        ordinal = record.first_ordinal
+        ordinal = record.first_ordinal or 0
         for _, payload in split_frames(unpack(record.body), where=f"the log of run {uid}"):
             decoded = decoder.decode(payload)
             if decoded is None:

@@ -83,9 +83,7 @@ class Nodes:
             if tx.node(path) is not None or (len(path) == 1 and tx.run(new.key) is not None):
                 raise Conflict("/" + "/".join(path), path=list(path))
             structure = new.data_sources[0].structure if new.data_sources else None
-            node = tx.put_node(
-                path, new.family, new.specs, new.metadata, structure, origin="protocol", run_uid=run_uid
-            )
+            node = tx.put_node(path, new.family, new.specs, new.metadata, structure, origin="protocol", run_uid=run_uid)
             sources = [tx.put_data_source(node.id, self._kept(node, source)) for source in new.data_sources]
             tx.append_operation(path, "create", _summary(new), now)
             if run_uid == new.key and len(path) == 1:
@@ -95,9 +93,7 @@ class Nodes:
         self._prober.enqueue([node.id] if _has_files(sources) else [])
         return self._browse.entry(path), sources
 
-    def _parent_run(
-        self, tx: Transaction, parent: tuple[str, ...], path: tuple[str, ...], new: NewNode
-    ) -> str | None:
+    def _parent_run(self, tx: Transaction, parent: tuple[str, ...], path: tuple[str, ...], new: NewNode) -> str | None:
         """Return the uid of the run that the new node will belong to."""
         if not parent:
             return new.key if any(spec.name == BLUESKY_RUN.name for spec in new.specs) else None
@@ -146,15 +142,7 @@ class Nodes:
                 source, id=known.id, mimetype=source.mimetype or known.mimetype, family=known.family
             )
             tx.put_data_source(node.id, merged)
-            tx.put_node(
-                node.path,
-                node.family,
-                node.specs,
-                node.metadata,
-                merged.structure,
-                origin=node.origin,
-                run_uid=node.run_uid,
-            )
+            tx.set_structure(path, merged.structure)
             tx.append_operation(path, "put-data-source", msgspec.msgpack.encode(merged), now)
             _touch(tx, node.run_uid, now)
         self._prober.enqueue([node.id])
@@ -268,15 +256,7 @@ class Nodes:
         now = self._clock()
         with self._catalog.write() as tx:
             if structure is not None:
-                tx.put_node(
-                    node.path,
-                    node.family,
-                    node.specs,
-                    node.metadata,
-                    structure,
-                    origin=node.origin,
-                    run_uid=node.run_uid,
-                )
+                tx.set_structure(node.path, structure)
             tx.append_operation(node.path, action, msgspec.msgpack.encode(summary), now)
             _touch(tx, node.run_uid, now)
 
@@ -318,7 +298,7 @@ class Nodes:
         if not isinstance(metadata, dict):
             raise InvalidRequest("metadata must be a JSON object")
         now = self._clock()
-        tx.set_metadata(node.path, metadata, specs, node.access_tags, keep_revision)
+        tx.set_metadata(node.path, metadata=metadata, specs=specs, keep_revision=keep_revision)
         body = {"metadata": metadata, "specs": [spec.to_wire() for spec in specs]}
         tx.append_operation(node.path, "set-metadata", msgspec.msgpack.encode(body), now)
         _touch(tx, node.run_uid, now, closed=is_run(node) and bool(metadata.get("stop")))
@@ -419,8 +399,7 @@ def _require_writable(node: Node) -> None:
 
 def _made_from_documents(node: Node) -> MadeFromDocuments:
     return MadeFromDocuments(
-        f"/{'/'.join(node.path)} is worked out from the documents of run {node.run_uid}; "
-        "it cannot be changed by itself"
+        f"/{'/'.join(node.path)} is worked out from the documents of run {node.run_uid}; it cannot be changed by itself"
     )
 
 
@@ -467,9 +446,7 @@ def _touch(tx: Transaction, run_uid: str | None, now: float, *, closed: bool = F
     run = tx.run(run_uid) if run_uid is not None else None
     if run is None:
         return
-    changed = {"last_received": now}
+    run = msgspec.structs.replace(run, last_received=now)
     if closed:
-        changed |= {"open": False, "verdict": "complete"}
-    tx.save_run(msgspec.structs.replace(run, **changed))
-
-
+        run = msgspec.structs.replace(run, open=False, verdict="complete")
+    tx.save_run(run)

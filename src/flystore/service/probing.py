@@ -29,9 +29,7 @@ SETTLED_AFTER_S = 10.0
 class Prober:
     """Looks at files; keeps the last observation of each node in the catalogue."""
 
-    def __init__(
-        self, catalog: Catalog, roots: Roots, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, catalog: Catalog, roots: Roots, clock: Callable[[], float] = time.time) -> None:
         self._catalog = catalog
         self._roots = roots
         self._clock = clock

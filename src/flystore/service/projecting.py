@@ -35,9 +35,7 @@ def apply_changes(tx: Transaction, uid: str, changes: Iterable[Change], received
                     external.append(node.id)
             case AppendRows():
                 body = encode_segment(change.batch)
-                tx.append_segment(
-                    series_of(change.path), change.first_row, change.batch.num_rows, body, received
-                )
+                tx.append_segment(series_of(change.path), change.first_row, change.batch.num_rows, body, received)
     return external
 
 

@@ -37,9 +37,7 @@ def reconstructed(snapshot: Snapshot, uid: str) -> Iterator[Document]:
             if source is None:
                 continue
             if child.family is Family.TABLE and source.mimetype == SEGMENTS_MIMETYPE:
-                timed += [
-                    (doc["time"], 1, ("event", doc)) for doc in _events(snapshot, child, descriptors)
-                ]
+                timed += [(doc["time"], 1, ("event", doc)) for doc in _events(snapshot, child, descriptors)]
             elif source.management is Management.EXTERNAL:
                 files += _external(child, source, descriptors[0], uid)
     timed.sort(key=lambda item: item[:2])
@@ -54,9 +52,9 @@ def reconstructed(snapshot: Snapshot, uid: str) -> Iterator[Document]:
 def _streams(snapshot: Snapshot, run: Node) -> Iterator[Node]:
     """Find the streams of both layouts: below the run, or below a plain container ``streams``."""
     for node in everything_below(snapshot, run.path):
-        if any(spec.name == BLUESKY_STREAM.name for spec in node.specs):
-            yield node
-        elif node.family is Family.CONTAINER and node.path[1:-1] == ("streams",):
+        if any(spec.name == BLUESKY_STREAM.name for spec in node.specs) or (
+            node.family is Family.CONTAINER and node.path[1:-1] == ("streams",)
+        ):
             yield node
 
 
@@ -104,9 +102,7 @@ def _descriptor_at(descriptors: list[dict[str, Any]], moment: float) -> str:
     return uid
 
 
-def _external(
-    node: Node, source: DataSource, descriptor: dict[str, Any], uid: str
-) -> Iterator[Document]:
+def _external(node: Node, source: DataSource, descriptor: dict[str, Any], uid: str) -> Iterator[Document]:
     shape = (node.structure or {}).get("shape") or [0]
     resource = f"sr-{descriptor['uid']}-{node.path[-1]}"
     assets = sorted(source.assets, key=lambda asset: asset.num or 0)

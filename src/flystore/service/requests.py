@@ -138,7 +138,7 @@ class NewNode(msgspec.Struct, frozen=True):
         """
         key = check_key(wire.get("id") or str(uuid.uuid4()))
         try:
-            family = Family(wire.get("structure_family"))
+            family = Family(str(wire.get("structure_family")))
         except ValueError as error:
             raise InvalidRequest(f"structure_family must be one of {', '.join(Family)}") from error
         metadata = wire.get("metadata")

@@ -35,9 +35,7 @@ class Service:
         Writing: documents, and the Tiled protocol.
     """
 
-    def __init__(
-        self, catalog: Catalog, array_store: ArrayStore, roots: Roots, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, catalog: Catalog, array_store: ArrayStore, roots: Roots, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._catalog = catalog
         self._prober = Prober(catalog, roots)
@@ -75,9 +73,7 @@ class Service:
         _require_writable(directory)
         for root in read:
             if not Path(root).is_dir():
-                raise Misconfigured(
-                    f"the read root {root} is not a directory; make it or name another", root=str(root)
-                )
+                raise Misconfigured(f"the read root {root} is not a directory; make it or name another", root=str(root))
         arrays = directory / ARRAYS_DIRECTORY
         make_directory_durably(arrays)
         catalog = Catalog.open(f"sqlite:///{directory.resolve() / CATALOG_FILE}")
@@ -103,7 +99,6 @@ def _require_writable(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise Misconfigured(
-            f"the directory {directory} cannot be written ({error.strerror}); choose another or change "
-            "its permissions",
+            f"the directory {directory} cannot be written ({error.strerror}); choose another or change its permissions",
             directory=str(directory),
         ) from error

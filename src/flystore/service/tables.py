@@ -32,9 +32,7 @@ class Tables:
         with self._catalog.read() as snapshot:
             return read_table(snapshot, entry.node, columns)
 
-    def arrow_file(
-        self, path: tuple[str, ...], columns: list[str] | None = None, *, partition: int = 0
-    ) -> pa.Buffer:
+    def arrow_file(self, path: tuple[str, ...], columns: list[str] | None = None, *, partition: int = 0) -> pa.Buffer:
         """Return rows as one Arrow IPC file.
 
         Raises

@@ -17,6 +17,7 @@ documents on their way.
 import asyncio
 import contextlib
 import dataclasses
+import io
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,9 @@ class Defects:
 class _Hdf5Writer:
     """One SWMR file with growing datasets, as an area detector's file plugin writes it."""
 
-    def __init__(self, path: Path, datasets: Mapping[str, tuple[tuple[int, ...], str]], **storage: Any) -> None:
+    def __init__(
+        self, path: Path, datasets: Mapping[str, tuple[tuple[int, ...], str]], **storage: Any
+    ) -> None:
         self._file = h5py.File(path, "w", libver="latest")
         self._datasets = {
             name: self._file.create_dataset(
@@ -201,7 +204,9 @@ class _Flying:
         if self._stages > 1:
             self.path = self.directory / f"{self.name}_{self._stages}.h5"
         self._writer = _Hdf5Writer(
-            self.path, {dataset: (shape, dtype) for dataset, shape, dtype in self._keys.values()}, **self._storage
+            self.path,
+            {dataset: (shape, dtype) for dataset, shape, dtype in self._keys.values()},
+            **self._storage,
         )
         compose = ComposeStreamResource()
         self._bundles = [
@@ -345,7 +350,9 @@ class Panda(_Flying):
 
     def _take_one(self) -> None:
         assert self._writer is not None, "stage it first"
-        rows = {dataset: np.array([self.value(key, self._taken)]) for key, (dataset, _, _) in self._keys.items()}
+        rows = {
+            dataset: np.array([self.value(key, self._taken)]) for key, (dataset, _, _) in self._keys.items()
+        }
         self._writer.write(self._taken, rows)
         self.announced.append(self._taken)
 
@@ -377,7 +384,7 @@ class Camera(_Flying):
         *,
         frames_per_event: int = 1,
         shape: tuple[int, int] = (12, 16),
-        defects: Defects = Defects(),  # noqa: B008 - frozen
+        defects: Defects = Defects(),
         **storage: Any,
     ) -> None:
         super().__init__(directory, name, **storage)
@@ -390,7 +397,7 @@ class Camera(_Flying):
         """Return the frame of that number in the file: (rows, columns) uint16; no two of 65,521 are equal."""
         rows, columns = self.shape
         ramp = np.arange(rows * columns, dtype=np.int64).reshape(self.shape)
-        return ((number + 1) * 37 + ramp).astype(np.int64).__mod__(65521).astype(np.uint16)
+        return (((number + 1) * 37 + ramp) % 65521).astype(np.uint16)
 
     def frames(self, index: int) -> np.ndarray:
         """Return the frames of one index of StreamDatum: (frames_per_event, rows, columns) uint16."""
@@ -540,9 +547,10 @@ def step_scan(
 
 
 def resume_until_done(engine: RunEngine, plan: MsgGenerator) -> None:
-    """Run a plan that pauses, and resume it each time."""
-    with contextlib.suppress(RunEngineInterrupted):
-        engine(plan)
-    while engine.state == "paused":
+    """Run a plan that pauses, and resume it each time, without what the RunEngine prints about it."""
+    with contextlib.redirect_stdout(io.StringIO()):
         with contextlib.suppress(RunEngineInterrupted):
-            engine.resume()
+            engine(plan)
+        while engine.state == "paused":
+            with contextlib.suppress(RunEngineInterrupted):
+                engine.resume()

