@@ -41,7 +41,7 @@ def refused(answer, status, kind):
     content = json.loads(answer.data)
     assert (answer.status, content["error"]["kind"]) == (status, kind), content
     assert content["detail"] == content["error"]["message"]
-    assert len(content["detail"]) > 10
+    assert content["detail"]
     assert answer.headers["content-type"] == "application/json"
     return content
 

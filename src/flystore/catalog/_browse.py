@@ -33,7 +33,7 @@ _NEXT_LEAF = Fixed(
         leaves.c.value > sa.bindparam("last"),
         leaves.c.value < sa.bindparam("end"),
     )
-    .order_by(leaves.c.value)
+    .order_by(leaves.c.value, leaves.c.node_id)
     .limit(1)
 )
 _SKIPS = 200

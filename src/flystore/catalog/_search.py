@@ -456,17 +456,15 @@ class Search:
 
     def _walk(self, n: int, after: int | None, descending: bool) -> list[int]:
         """Return up to `n` ids found by looking at the next `WALK` children, and no more."""
-        beyond = [] if after is None else [nodes.c.id < after if descending else nodes.c.id > after]
-        window = (
-            sa.select(nodes.c.id)
-            .where(nodes.c.parent_id == self._parent, *beyond)
-            .order_by(nodes.c.id.desc() if descending else nodes.c.id.asc())
-            .limit(WALK)
-            .subquery()
-        )
-        ids = window.c.id
-        found = sa.select(ids).where(*self._probes(ids)).order_by(ids.desc() if descending else ids.asc())
-        return self._ids(found.limit(n))
+        ids = nodes.c.id
+        order = ids.desc() if descending else ids.asc()
+        beyond = [nodes.c.parent_id == self._parent]
+        if after is not None:
+            beyond.append(ids < after if descending else ids > after)
+        end = self._ids(sa.select(ids).where(*beyond).order_by(order).limit(1).offset(WALK))
+        if end:
+            beyond.append(ids > end[0] if descending else ids < end[0])
+        return self._ids(sa.select(ids).where(*beyond, *self._probes(ids)).order_by(order).limit(n))
 
     def _by_leaf(self, key: q.SortKey, n: int, skip: int) -> list[int]:
         """Return ids in the order of one leaf, read from its index; those without it come after."""

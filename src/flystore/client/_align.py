@@ -116,8 +116,8 @@ def is_identity(places: np.ndarray, rows: int) -> bool:
 def marked_dtype(dtype: np.dtype) -> np.dtype:
     """Return the dtype that holds the values of `dtype` and can mark some as missing.
 
-    Floats, complex numbers, times and text keep theirs (NaN, NaT, ``<NA>``). Integers become float32 up to 16 bits,
-    else float64; truth values and the rest become objects.
+    Floats, complex numbers, times and text keep theirs (NaN, NaT, ``<NA>``). Integers become float32 up
+    to 16 bits, else float64; truth values and the rest become objects.
     """
     if dtype.kind in "fcmM":
         return dtype

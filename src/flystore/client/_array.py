@@ -36,14 +36,14 @@ class Frames(NamedTuple):
         How often this seq_num had come before: 0 unless the event was retaken after a pause.
     resource : (n,) int64
         Number of the file, or set of files, in order of announcement.
-    index : (n,) int64
+    frame_index : (n,) int64
         Place in that file.
     """
 
     seq_num: np.ndarray
     take: np.ndarray
     resource: np.ndarray
-    index: np.ndarray
+    frame_index: np.ndarray
 
 
 class Array(Node):
@@ -104,7 +104,7 @@ class Array(Node):
 
     # --- reading ------------------------------------------------------------------------------
 
-    def read(self, wanted: Any = None) -> np.ndarray:
+    def read(self, wanted: Any = None, *, progress: Progress | None = None) -> np.ndarray:
         """Return the array or a part of it.
 
         Parameters
@@ -113,6 +113,8 @@ class Array(Node):
             What goes between the brackets of a numpy array: integers, slices with any step, an
             Ellipsis, and on one axis a list or 1-D array of integers or truth values (one request for
             each stretch of neighbours). None means everything.
+        progress : Progress, optional
+            Of a larger read that this one is part of.
 
         Returns
         -------
@@ -131,19 +133,27 @@ class Array(Node):
             If the service cannot read the files; says which and why.
         """
         plan = plan_read(wanted, self.shape)
+        if progress is None:
+            with Progress(f"reading {self.key}", math.prod(plan.box_shape) * self.dtype.itemsize) as own:
+                return self._read(plan, own)
+        return self._read(plan, progress)
+
+    def _read(self, plan: Plan, progress: Progress) -> np.ndarray:
         if plan.rows is not None:
-            return self._read_rows(plan)
-        found = self._read_box(plan.box, plan.box_shape)
+            return self._read_rows(plan, progress)
+        found = self._read_box(plan.box, plan.box_shape, progress)
         return found[plan.finish] if plan.finish else found
 
     def __getitem__(self, wanted: Any) -> np.ndarray:
         return self.read((None,) if wanted is None else wanted)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("an array kept by a service cannot be had without a copy")
         found = self.read()
         return found if dtype is None else found.astype(dtype)
 
-    def _read_rows(self, plan: Plan) -> np.ndarray:
+    def _read_rows(self, plan: Plan, progress: Progress) -> np.ndarray:
         """Read the stretches of neighbours that a list picks, and put its rows together."""
         rows, axis = plan.rows, plan.axis
         assert rows is not None
@@ -152,40 +162,37 @@ class Array(Node):
         for start, stop in runs_of(rows):
             box = (*plan.box[:axis], slice(offset + start, offset + stop, 1), *plan.box[axis + 1 :])
             shape = (*plan.box_shape[:axis], stop - start, *plan.box_shape[axis + 1 :])
-            parts.append(self._read_box(box, shape))
+            parts.append(self._read_box(box, shape, progress))
             held.append(np.arange(start, stop))
         if not parts:
-            return self._read_box(plan.box, plan.box_shape)[plan.finish]
+            return self._read_box(plan.box, plan.box_shape, progress)[plan.finish]
         where = np.searchsorted(np.concatenate(held), rows)
         return np.take(np.concatenate(parts, axis=axis), where, axis=axis)[plan.finish]
 
-    def _read_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+    def _read_box(self, box: tuple[slice, ...], shape: tuple[int, ...], progress: Progress) -> np.ndarray:
         dtype = self.dtype
         if dtype.hasobject:
             raise Unsupported(f"{self._shown_path} holds Python objects, which this client does not read")
         found = np.empty(shape, dtype) if dtype.itemsize else np.zeros(shape, dtype)
-        target = memoryview(found.reshape(-1).view(np.uint8)) if found.nbytes else memoryview(b"")
-        whole = shape == self.shape and all(part.step == 1 for part in box)
+        octets: Any = found.reshape(-1).view(np.uint8) if found.nbytes else bytearray()
+        target = memoryview(octets)
         pieces = list(cut(box, dtype.itemsize, self.chunks))
+        whole = len(pieces) == 1 and shape == self.shape and all(part.step == 1 for part in box)
 
-        with Progress(f"reading {self.key}", found.nbytes) as progress:
+        def fetch(piece: Piece) -> None:
+            into = target[piece.start * dtype.itemsize : piece.stop * dtype.itemsize]
+            self._fetch(piece, into, whole=whole)
+            progress.advance(len(into))
 
-            def fetch(piece: Piece) -> None:
-                into = target[piece.start * dtype.itemsize : piece.stop * dtype.itemsize]
-                self._fetch(piece, into, everything=whole and len(pieces) == 1)
-                progress.advance(len(into))
-
-            in_parallel(fetch, pieces)
+        in_parallel(fetch, pieces)
         return found
 
-    def _fetch(self, piece: Piece, into: memoryview, *, everything: bool) -> None:
+    def _fetch(self, piece: Piece, into: memoryview, *, whole: bool) -> None:
         params: dict[str, str] = {"expected_shape": ",".join(map(str, piece.shape)) or "scalar"}
-        if not everything:
+        if not whole:
             params["slice"] = piece.text
         headers = {"Accept": "application/octet-stream"}
-        self.transport.readinto(
-            "GET", api_path("array", "full", *self.path), into, params=params, headers=headers
-        )
+        self.transport.readinto("GET", api_path("array", "full", *self.path), into, params=params, headers=headers)
 
     def to_dask(self, chunks: Any = None) -> Any:
         """Return a dask array that reads its chunks when they are computed.
@@ -204,9 +211,7 @@ class Array(Node):
         name = f"{self.key or 'array'}-{da.core.tokenize(self.uri, self.shape, self.dtype.str)}"
         if chunks is None:
             chunks = lazy_chunks(self.chunks, self.dtype.itemsize)
-        return da.from_array(
-            self, chunks=chunks, name=name, meta=np.empty((0,) * self.ndim, self.dtype), asarray=True
-        )
+        return da.from_array(self, chunks=chunks, name=name, meta=np.empty((0,) * self.ndim, self.dtype), asarray=True)
 
     @property
     def dask(self) -> Any:
@@ -244,7 +249,7 @@ class Array(Node):
     @property
     def frame_index(self) -> np.ndarray:
         """Place of each row in its file, (rows,) int64; see `frames`."""
-        return self.frames().index
+        return self.frames().frame_index
 
     def present(self, seq_nums: Iterable[int] | np.ndarray) -> np.ndarray:
         """Return for each of `seq_nums` whether there is a row of it, (n,) bool; see `frames`."""
@@ -262,7 +267,7 @@ class Array(Node):
 
 
 def in_parallel(work: Any, pieces: list[Any]) -> None:
-    """Do `work` on each piece, a few at once; the first failure is raised and what has not begun is dropped."""
+    """Do `work` on each piece, a few at once; after a failure, which is raised, no more are begun."""
     if len(pieces) <= 1:
         for piece in pieces:
             work(piece)

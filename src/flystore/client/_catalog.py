@@ -68,9 +68,7 @@ class CatalogOfRuns(Container):
         try:
             return self.values()[number]
         except IndexError as error:
-            raise NotFound(
-                f"there are only {len(self)} runs in {self._shown_path}, no number {number}"
-            ) from error
+            raise NotFound(f"there are only {len(self)} runs in {self._shown_path}, no number {number}") from error
 
     def _latest(self, place: slice) -> list[Any]:
         if any(bound is not None and bound >= 0 for bound in (place.start, place.stop)):
@@ -81,10 +79,12 @@ class CatalogOfRuns(Container):
         return self.values()[place]
 
     def _elsewhere(self, segments: tuple[str, ...], error: NotFound) -> Any:
+        if len(segments) > 1:
+            return super()._elsewhere(segments, error)
         partial = segments[0]
         run = self._of_partial_uid(partial)
         if run is not None:
-            return run if len(segments) == 1 else run[segments[1:]]
+            return run
         hint = ""
         if len(partial) < SHORTEST_PARTIAL_UID:
             hint = f"; of a uid at least {SHORTEST_PARTIAL_UID} characters are needed"
@@ -96,13 +96,13 @@ class CatalogOfRuns(Container):
         except NotFound as error:
             if not is_missing(error):
                 raise
-            return self._elsewhere(segments, error)
+            run = self._of_partial_uid(segments[0])
+            if run is None:
+                raise
+            return run if len(segments) == 1 else run[segments[1:]]
 
     def _of_partial_uid(self, partial: str) -> Any:
-        """Return the one run whose uid begins with `partial`, None if there is none.
-
-        The run itself is returned for its whole uid too: with it a path below the run has failed.
-        """
+        """Return the one run whose uid begins with `partial`, None if there is none."""
         if len(partial) < SHORTEST_PARTIAL_UID:
             return None
         # Not every service takes a backslash for quoting, so wildcards are let through and sorted out here.
@@ -110,17 +110,14 @@ class CatalogOfRuns(Container):
         params = encode_filters((*self._queries, Like("start.uid", pattern)))
         found = [item_from_wire(resource) for resource in self._session.search(self.path, params, limit=20)]
         fitting = [item for item in found if item.key.startswith(partial)]
-        exact = [item for item in fitting if item.key == partial]
-        if len(fitting) > 1 and not exact:
+        if len(fitting) > 1:
             uids = ", ".join(item.key for item in fitting[:5])
             more = " and more" if len(fitting) > 5 else ""
             raise InvalidRequest(
                 f"{len(fitting)} runs begin with {partial!r}: {uids}{more}. Write more of the uid.",
                 uids=[item.key for item in fitting],
             )
-        for item in exact or fitting:
-            return node_of(self._session, item)
-        return None
+        return node_of(self._session, fitting[0]) if fitting else None
 
     def _contents_in_words(self) -> str:
         try:

@@ -83,9 +83,7 @@ class Container(Node, Mapping[str, Any]):
             child = self._at(segments[:1])
             if isinstance(child, Mapping):
                 return child[segments[1:]]
-        raise NotFound(
-            f"there is no {'/'.join(segments)!r} in {self._shown_path}", key="/".join(segments)
-        ) from error
+        raise NotFound(f"there is no {'/'.join(segments)!r} in {self._shown_path}", key="/".join(segments)) from error
 
     def _filtered_child(self, segments: tuple[str, ...]) -> Any:
         params = encode_filters((*self._queries, Lookup(segments[0])))
@@ -112,9 +110,7 @@ class Container(Node, Mapping[str, Any]):
 
     def items(self) -> View[tuple[str, Any]]:  # type: ignore[override]
         """Return (key, node) pairs, in order."""
-        return View(
-            self, lambda resource: (str(resource["id"]), node_of(self._session, item_from_wire(resource)))
-        )
+        return View(self, lambda resource: (str(resource["id"]), node_of(self._session, item_from_wire(resource))))
 
     def _resources(
         self, *, offset: int = 0, limit: int | None = None, backwards: bool = False, keys_only: bool = False
@@ -135,7 +131,7 @@ class Container(Node, Mapping[str, Any]):
         offset: int,
         limit: int | None,
     ) -> Iterator[dict[str, Any]]:
-        """Go through `found`, or turn the whole listing round where the service cannot sort (inside files)."""
+        """Go through `found`; where the service cannot sort (inside files) turn the whole listing round."""
         try:
             first = next(found, None)
         except InvalidRequest:
@@ -255,9 +251,7 @@ class Container(Node, Mapping[str, Any]):
         except FlystoreError as error:
             return f"cannot be listed now ({error})"
         what = "found" if self._queries else "in it"
-        return (
-            f"{count} {what}: {listed(shown, 10)}{', …' if count > len(shown) else ''}" if count else "empty"
-        )
+        return f"{count} {what}: {listed(shown, 10)}{', …' if count > len(shown) else ''}" if count else "empty"
 
 
 def segments_of(key: object) -> tuple[str, ...]:

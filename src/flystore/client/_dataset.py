@@ -22,12 +22,15 @@ from ._align import (
 from ._array import Array, in_parallel
 from ._columns import column_values
 from ._node import Node
+from ._progress import Progress
 from ._ragged import Ragged, dense
 from ._table import Table
 from ._words import listed, ranges
 
 TIME = "time"
 SEQ_NUM = "seq_num"
+EVENT = "event"
+PRESENT = "_present"
 
 _LOOKS = 3
 """How often an array that grows under our eyes is looked at before its rows are taken as they are."""
@@ -54,19 +57,22 @@ class Variable(NamedTuple):
     name : str
     values : array
         numpy or dask, first axis the rows.
-    dims : tuple of str or None
-        None: ``time`` and numbered axes.
+    dims : tuple of str
+        As for a complete run.
     rows : Rows or None
         Which event each row is; None if it is known only to lie row by row beside the stream's others.
     apart : bool
         True if nobody knows which events its rows are: it keeps an axis of its own.
+    padded : bool
+        True if rows of unequal length were padded.
     """
 
     name: str
     values: Any
-    dims: tuple[str, ...] | None
+    dims: tuple[str, ...]
     rows: Rows | None
     apart: bool = False
+    padded: bool = False
 
 
 def read_dataset(
@@ -86,11 +92,12 @@ def read_dataset(
         return xarray.Dataset()
     columns, seq_num = _read_tables(stream, parts, wanted)
     table_rows = None if seq_num is None else Rows(seq_num, takes_of(seq_num))
-    arrays = _read_arrays(parts, wanted, table_rows, lazy=lazy)
-    variables = [Variable(name, columns[name], None, table_rows) for name in columns]
-    variables += arrays
+    variables = [
+        Variable(name, values, _default_dims(name, values.ndim), table_rows) for name, values in columns.items()
+    ]
+    variables += _read_arrays(parts, wanted, table_rows, lazy=lazy)
     variables.sort(key=lambda variable: wanted.index(variable.name))
-    return _assembled(xarray, stream, variables, align, repeats)
+    return _assembled(xarray, stream, variables, table_rows, align, repeats)
 
 
 # --- fetching ---------------------------------------------------------------------------------
@@ -102,8 +109,7 @@ def _read_tables(
     """Return the wanted columns, and the seq_num of each row of the stream's tables; None without any."""
     columns: dict[str, np.ndarray] = {}
     seq_num = None
-    tables = [part for part in parts if isinstance(part, Table)]
-    for table in tables:
+    for table in [part for part in parts if isinstance(part, Table)]:
         names = [name for name in wanted if name in table.columns and name not in columns]
         asked = names if SEQ_NUM in names or SEQ_NUM not in table.columns else [*names, SEQ_NUM]
         if not asked:
@@ -122,65 +128,62 @@ def _item_shape(stream: StreamLike, name: str) -> tuple[int, ...]:
     return tuple(n for n in shape if isinstance(n, int)) if isinstance(shape, (list, tuple)) else ()
 
 
-def _read_arrays(
-    parts: list[Node], wanted: list[str], table_rows: Rows | None, *, lazy: bool
-) -> list[Variable]:
+def _read_arrays(parts: list[Node], wanted: list[str], table_rows: Rows | None, *, lazy: bool) -> list[Variable]:
     chosen = [part for part in parts if part.key in wanted and not isinstance(part, Table)]
     for part in chosen:
         if not isinstance(part, (Array, Ragged)):
             raise Unsupported(
-                f"/{'/'.join(part.path)} is of the family {part.structure_family}, which has no place in a Dataset; "
-                "leave it out of the variables"
+                f"/{'/'.join(part.path)} is of the family {part.structure_family}, which has no place in a "
+                "Dataset; leave it out of the variables"
             )
-    lengths = {len(part) for part in chosen if isinstance(part, Array) and part.shape}
-    length = len(lengths) == 1 if table_rows is None else lengths <= {len(table_rows.seq_num)}
+    arrays = [part for part in chosen if isinstance(part, Array)]
+    beside, stream_rows = _common_rows(arrays, table_rows)
     found: dict[str, Variable] = {}
+    total = 0 if lazy else sum(part.nbytes for part in arrays)
+    with Progress(f"reading {len(chosen)} variables", total) as progress:
 
-    def fetch(part: Array | Ragged) -> None:
-        found[part.key] = (
-            _ragged_variable(part, table_rows)
-            if isinstance(part, Ragged)
-            else _array_variable(part, table_rows, one_length=length, lazy=lazy)
-        )
+        def fetch(part: Array | Ragged) -> None:
+            if isinstance(part, Ragged):
+                found[part.key] = _ragged_variable(part, stream_rows)
+                return
+            rows = stream_rows
+            if part.shape and (not beside or len(part) != beside or _is_marked(part)):
+                part, rows = _with_rows(part)
+            values = part.to_dask() if lazy else part.read(progress=progress)
+            apart = not part.shape or (rows is None and (len(part) != beside or _is_marked(part)))
+            found[part.key] = Variable(part.key, values, _array_dims(part), rows, apart)
 
-    in_parallel(fetch, chosen)
+        in_parallel(fetch, chosen)
     return [found[part.key] for part in chosen]
 
 
-def _ragged_variable(part: Ragged, table_rows: Rows | None) -> Variable:
+def _common_rows(arrays: list[Array], table_rows: Rows | None) -> tuple[int, Rows | None]:
+    """Return how long arrays are that lie row by row beside the stream's others, and which events these are.
+
+    The service marks arrays whose rows are not the stream's, so what is unmarked and as long as the
+    table lies beside it. Without a table it is what all arrays are, if all are unmarked and equally long; the
+    events are then asked for once. The length is -1 if there is no such thing.
+    """
+    if table_rows is not None:
+        return len(table_rows.seq_num), table_rows
+    lengths = {len(part) for part in arrays if part.shape}
+    if len(lengths) != 1 or any(_is_marked(part) for part in arrays):
+        return -1, None
+    (length,) = lengths
+    _, rows = _with_rows(next(part for part in arrays if part.shape))
+    return length, rows if rows is not None and len(rows.seq_num) == length else None
+
+
+def _ragged_variable(part: Ragged, stream_rows: Rows | None) -> Variable:
     values, padded = dense(part.read())
-    if padded:
-        warnings.warn(
-            f"rows of {part.key} have unequal lengths; they are padded with NaN at the end",
-            MissingRows,
-            stacklevel=2,
-        )
-    apart = table_rows is not None and len(values) != len(table_rows.seq_num)
-    return Variable(part.key, values, None, None if apart else table_rows, apart)
+    apart = stream_rows is not None and len(values) != len(stream_rows.seq_num)
+    dims = _default_dims(part.key, values.ndim)
+    return Variable(part.key, values, dims, None if apart else stream_rows, apart, padded)
 
 
-def _array_variable(part: Array, table_rows: Rows | None, *, one_length: bool, lazy: bool) -> Variable:
-    """Return an array with the events of its rows, asking for them where lengths leave room for doubt."""
-    part, rows = _with_rows(part, table_rows, one_length)
-    values = part.to_dask() if lazy else part.read()
-    if not part.shape:
-        return Variable(part.key, values, (), None, apart=True)
-    beside = (
-        rows is not None
-        or (not _is_marked(part)
-        and (one_length if table_rows is None else len(part) == len(table_rows.seq_num)))
-    )
-    dims = None if _is_marked(part) else part.dims
-    return Variable(part.key, values, dims, rows, apart=not beside)
-
-
-def _with_rows(part: Array, table_rows: Rows | None, one_length: bool) -> tuple[Array, Rows | None]:
+def _with_rows(part: Array) -> tuple[Array, Rows | None]:
     """Return the array, looked at again if it has grown meanwhile, and the events of its rows if known."""
-    if not part.shape:
-        return part, None
     for _ in range(_LOOKS):
-        if table_rows is not None and len(part) == len(table_rows.seq_num) and not _is_marked(part):
-            return part, table_rows
         try:
             frames = part.frames()
         except NotFound:
@@ -193,139 +196,150 @@ def _with_rows(part: Array, table_rows: Rows | None, one_length: bool) -> tuple[
 
 def _is_marked(part: Array) -> bool:
     """Return whether the service says that the rows are not those of the stream."""
-    return bool(part.dims) and part.dims[0] == f"{part.key}_event"  # type: ignore[index]
+    return part.dims is not None and part.dims[:1] == (f"{part.key}_event",)
+
+
+def _array_dims(part: Array) -> tuple[str, ...]:
+    """Return the dimensions the array has, or will have once it is complete."""
+    if part.dims is None:
+        return _default_dims(part.key, part.ndim)
+    return (TIME, *part.dims[1:]) if _is_marked(part) else part.dims
+
+
+def _default_dims(name: str, ndim: int) -> tuple[str, ...]:
+    return (TIME, *(f"{name}_dim{axis}" for axis in range(1, ndim))) if ndim else ()
 
 
 # --- putting together -------------------------------------------------------------------------
 
 
-def _assembled(xarray: Any, stream: StreamLike, variables: list[Variable], align: str, repeats: str) -> Any:
-    apart = [variable for variable in variables if variable.apart]
-    rest = [variable for variable in variables if not variable.apart]
-    known = [variable for variable in rest if variable.rows is not None]
+def _assembled(
+    xarray: Any,
+    stream: StreamLike,
+    variables: list[Variable],
+    table_rows: Rows | None,
+    align: str,
+    repeats: str,
+) -> Any:
+    sources = _sources(variables)
+    # What is known only by position can follow one source, not several that differ.
+    apart = [one for one in variables if one.apart or (one.rows is None and len(sources) > 1)]
+    rest = [one for one in variables if not any(one is other for other in apart)]
     data: dict[str, Any] = {}
     coords: dict[str, Any] = {}
-    if not known or _all_plain(known):
-        for variable in rest:
-            data[variable.name] = (_dims(variable), variable.values)
+    if _is_plain(sources):
+        data.update((one.name, (one.dims, one.values)) for one in rest)
     else:
-        _align(rest, known, align, repeats, data, coords)
-        _warn_of_missing(stream, data, coords)
-    for variable in apart:
-        data[variable.name] = (_own_dims(variable), variable.values)
-    _warn_of_apart(stream, [variable for variable in apart if variable.dims != ()])
-    return xarray.Dataset({name: data[name] for name in _in_order(data, variables)}, coords=coords)
+        _align(rest, sources, table_rows, align, repeats, data, coords)
+    data.update((one.name, (_own_dims(one), one.values)) for one in apart)
+    _warn(stream, variables, apart, coords)
+    return xarray.Dataset({one.name: data[one.name] for one in variables if one.name not in coords}, coords=coords)
 
 
-def _in_order(data: dict[str, Any], variables: list[Variable]) -> list[str]:
-    return [variable.name for variable in variables if variable.name in data]
+def _sources(variables: list[Variable]) -> list[Rows]:
+    """Return the different lists of events that variables have; equal ones once."""
+    sources: list[Rows] = []
+    for variable in variables:
+        if variable.rows is not None and not variable.apart and _source_of(variable, sources) is None:
+            sources.append(variable.rows)
+    return sources
 
 
-def _all_plain(known: list[Variable]) -> bool:
-    """Return whether all have the same events in the same order, none of them repeated."""
-    first = known[0].rows
-    assert first is not None
-    if first.take.any():
-        return False
-    return all(
-        variable.rows is first
-        or (variable.rows is not None
-        and np.array_equal(variable.rows.seq_num, first.seq_num)
-        and not variable.rows.take.any())
-        for variable in known
-    )
+def _source_of(variable: Variable, sources: list[Rows]) -> int | None:
+    if variable.rows is None:
+        return 0 if sources else None
+    for place, source in enumerate(sources):
+        same = variable.rows is source or (
+            np.array_equal(variable.rows.seq_num, source.seq_num) and np.array_equal(variable.rows.take, source.take)
+        )
+        if same:
+            return place
+    return None
+
+
+def _is_plain(sources: list[Rows]) -> bool:
+    """Return whether all have the same events, none of them repeated, so that rows can stay as they are."""
+    return not sources or (len(sources) == 1 and not sources[0].take.any())
 
 
 def _align(
     rest: list[Variable],
-    known: list[Variable],
+    sources: list[Rows],
+    table_rows: Rows | None,
     align: str,
     repeats: str,
     data: dict[str, Any],
     coords: dict[str, Any],
 ) -> None:
-    """Put the variables into `data` row by row of the aligned events, and what marks them into `coords`."""
-    sources: list[Rows] = []
-    for variable in known:
-        assert variable.rows is not None
-        if not any(variable.rows is source for source in sources):
-            sources.append(variable.rows)
+    """Put variables into `data` by rows of the aligned events, and what tells of missing ones into `coords`."""
     aligned = align_rows(sources, align=align, repeats=repeats)
     for variable in rest:
-        place = next(
-            i for i, source in enumerate(sources) if source is variable.rows or variable.rows is None
-        )
+        place = _source_of(variable, sources)
+        assert place is not None
         places = aligned.places[place]
-        data[variable.name] = (_dims(variable), _placed(variable.values, places))
+        data[variable.name] = (variable.dims, _placed(variable.values, places))
         present = places >= 0
         if not present.all():
-            coords[f"{variable.name}_present"] = (TIME, present)
+            name = EVENT if variable.rows is table_rows else variable.name
+            coords[f"{name}{PRESENT}"] = (TIME, present)
     coords[SEQ_NUM] = (TIME, aligned.events.seq_num)
     if repeats == "all":
         coords["take"] = (TIME, aligned.events.take)
-    data.pop(SEQ_NUM, None)
 
 
 def _placed(values: Any, places: np.ndarray) -> Any:
+    """Return `placed` of a numpy array, or the same of a dask array without computing it."""
     if isinstance(values, np.ndarray):
         return placed(values, places)
     if is_identity(places, len(values)):
         return values
     missing = places < 0
-    taken = values[np.maximum(places, 0)] if len(values) else None
     if not missing.any():
-        return taken
+        return values[places]
     import dask.array as da
 
     dtype = marked_dtype(values.dtype)
-    shape = (len(places), *values.shape[1:])
-    blank = da.full(shape, missing_value(dtype), dtype=dtype, chunks=(1, *values.shape[1:]))
-    if taken is None:
-        return blank
+    blank = missing_value(dtype)
+    if not len(values):
+        return da.full((len(places), *values.shape[1:]), blank, dtype=dtype)
     mask = missing.reshape(-1, *(1,) * (values.ndim - 1))
-    return da.where(mask, missing_value(dtype), taken.astype(dtype)).astype(dtype)
-
-
-def _dims(variable: Variable) -> tuple[str, ...]:
-    if variable.dims is not None and len(variable.dims) == variable.values.ndim:
-        return variable.dims
-    return (TIME, *(f"{variable.name}_dim{axis}" for axis in range(1, variable.values.ndim)))
+    return da.where(mask, blank, values[np.maximum(places, 0)].astype(dtype)).astype(dtype)
 
 
 def _own_dims(variable: Variable) -> tuple[str, ...]:
-    if variable.values.ndim == 0:
-        return ()
-    return (f"{variable.name}_event", *_dims(variable)[1:])
+    return (f"{variable.name}_{EVENT}", *variable.dims[1:]) if variable.dims else ()
 
 
-def _warn_of_missing(stream: StreamLike, data: dict[str, Any], coords: dict[str, Any]) -> None:
-    seq_num = coords[SEQ_NUM][1]
+# --- saying what is missing -------------------------------------------------------------------
+
+
+def _warn(stream: StreamLike, variables: list[Variable], apart: list[Variable], coords: dict[str, Any]) -> None:
+    where = "/".join(stream.path)
     said = []
-    for name in data:
-        if f"{name}_present" in coords:
-            present = coords[f"{name}_present"][1]
-            said.append(
-                f"{name} has {int(present.sum())} of {len(present)} rows "
-                f"(not seq_num {ranges(np.unique(seq_num[~present]))})"
-            )
+    for name, (_, present) in coords.items():
+        if name.endswith(PRESENT):
+            lost = ranges(np.unique(coords[SEQ_NUM][1][~present]))
+            what = "the table" if name == EVENT + PRESENT else name.removesuffix(PRESENT)
+            said.append(f"{what} has {int(present.sum())} of {len(present)} rows (not seq_num {lost})")
     if said:
-        warnings.warn(
-            f"{'/'.join(stream.path)}: {listed(said)}. Missing values are NaN; <variable>_present tells which rows "
-            'are there, and align="inner" leaves the others out.',
-            MissingRows,
-            stacklevel=5,
+        _say(
+            f"{where}: {listed(said)}. Missing values are NaN, the coordinates …{PRESENT} tell which rows are "
+            'there, and align="inner" leaves the others out.'
         )
+    lengths = [f"{one.name} ({len(one.values)} rows)" for one in apart if one.dims]
+    if lengths:
+        _say(
+            f"{where}: nobody announced which events the rows of {listed(lengths)} belong to, and they are not as "
+            "many as the stream's; they keep an axis of their own, <variable>_event."
+        )
+    padded = [one.name for one in variables if one.padded]
+    if padded:
+        _say(f"{where}: rows of {listed(padded)} have unequal lengths; they are padded with NaN at the end.")
 
 
-def _warn_of_apart(stream: StreamLike, apart: list[Variable]) -> None:
-    if apart:
-        names = listed(f"{variable.name} ({len(variable.values)} rows)" for variable in apart)
-        warnings.warn(
-            f"{'/'.join(stream.path)}: nobody announced which events the rows of {names} belong to, and they are "
-            "not as many as the stream's; they keep an axis of their own, <variable>_event.",
-            MissingRows,
-            stacklevel=5,
-        )
+def _say(message: str) -> None:
+    # The line that called Stream.read: _say, _warn, _assembled, read_dataset, read.
+    warnings.warn(message, MissingRows, stacklevel=6)
 
 
 def _import_xarray() -> Any:

@@ -130,14 +130,13 @@ def _positions(item: Any, length: int, axis: int) -> np.ndarray:
     rows = picked.astype(np.int64)
     rows = np.where(rows < 0, rows + length, rows)
     if rows.min() < 0 or rows.max() >= length:
-        raise OutOfBounds(
-            f"an index lies outside axis {axis}, which has {length} entries", axis=axis, length=length
-        )
+        raise OutOfBounds(f"an index lies outside axis {axis}, which has {length} entries", axis=axis, length=length)
     return rows
 
 
 def _plan(selection: Selection, shape: Sequence[int], rows: np.ndarray | None, axis: int) -> Plan:
-    box, finish = [], []
+    box: list[slice] = []
+    finish: list[Any] = []
     for item, length in zip(selection, shape, strict=True):
         if not isinstance(item, slice):
             box.append(slice(item, item + 1, 1))
@@ -204,9 +203,7 @@ def cut(
             at += length * row
 
 
-def _lengths(
-    part: slice, count: int, row_bytes: int, chunks: Sequence[int], wanted: int, most: int
-) -> Iterator[int]:
+def _lengths(part: slice, count: int, row_bytes: int, chunks: Sequence[int], wanted: int, most: int) -> Iterator[int]:
     """Yield how many entries of an axis each piece takes."""
     ends = np.cumsum(chunks) if len(chunks) else np.zeros(0, np.int64)
     fitting = max(1, wanted // row_bytes)
@@ -221,7 +218,7 @@ def _lengths(
 
 
 def _to_chunk_end(start: int, length: int, largest: int, ends: np.ndarray) -> int:
-    """Return a length that ends with a chunk: the last end within `length`, else the next within `largest`."""
+    """Return a length that ends with a chunk: the last end within `length`, else one within `largest`."""
     place = int(np.searchsorted(ends, start + length, "right"))
     if place > 0 and ends[place - 1] > start:
         return int(ends[place - 1]) - start

@@ -10,6 +10,8 @@ from typing import Any, Self
 SHOW_ABOVE_BYTES = 64 << 20
 SHOW_AFTER_SECONDS = 1.0
 
+_SCREEN = threading.Lock()
+
 
 def someone_is_watching() -> bool:
     """Return whether progress would be seen: a terminal or a notebook, and not switched off.
@@ -62,6 +64,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+            _SCREEN.release()
 
     def advance(self, size: int) -> None:
         """Say that `size` more bytes are here. May be called from any thread."""
@@ -69,13 +72,17 @@ class Progress:
             self._done += size
             if not self._watched:
                 return
-            if self._bar is None and not self.shown and self._done < self._total:
-                if time.monotonic() - self._started > SHOW_AFTER_SECONDS:
-                    self._show()
+            is_long = time.monotonic() - self._started > SHOW_AFTER_SECONDS
+            if is_long and not self.shown and self._done < self._total:
+                self._show()
             if self._bar is not None:
                 self._bar.update(self._task, completed=self._done)
 
     def _show(self) -> None:
+        # A terminal can show one bar at a time; reads in other threads go on without.
+        self.shown = _SCREEN.acquire(blocking=False)
+        if not self.shown:
+            return
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -96,4 +103,3 @@ class Progress:
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task(self._label, total=self._total, completed=self._done)
         self._bar.start()
-        self.shown = True

@@ -80,9 +80,7 @@ class Ragged(Node):
             raise InvalidRequest(f"rows are selected by a slice or a whole number, not by {rows!r}")
         number = rows.__index__()
         if not -len(self) <= number < len(self):
-            raise OutOfBounds(
-                f"row {number} is outside {self._shown_path}, which has {len(self)}", index=number
-            )
+            raise OutOfBounds(f"row {number} is outside {self._shown_path}, which has {len(self)}", index=number)
         number %= len(self)
         return self._rows(slice(number, number + 1))[0]
 
@@ -126,9 +124,7 @@ def rows_of_zip(body: bytes | bytearray, where: str) -> Any:
     except (zipfile.BadZipFile, KeyError, ValueError, struct.error, TypeError, IndexError) as error:
         if isinstance(error, Unsupported):
             raise
-        raise Unavailable(
-            f"the rows of {where} came in a form this client cannot take apart: {error!r}"
-        ) from error
+        raise Unavailable(f"the rows of {where} came in a form this client cannot take apart: {error!r}") from error
 
 
 Parts = dict[str, bytes]
@@ -208,5 +204,6 @@ def dense(rows: list[Any]) -> tuple[np.ndarray, bool]:
     found = np.full((len(arrays), *shape), np.nan)
     for place, row in enumerate(arrays):
         if row.size:
-            found[(place, *(slice(n) for n in row.shape))] = row
+            corner: tuple[slice, ...] = tuple(slice(n) for n in row.shape)
+            found[(place, *corner)] = row
     return found, True

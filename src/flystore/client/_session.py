@@ -61,9 +61,7 @@ def item_from_wire(resource: Any) -> Item:
             attributes.get("structure"),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable(
-            f"the service describes a node in a way this client does not know: {error!r}"
-        ) from error
+        raise Unavailable(f"the service describes a node in a way this client does not know: {error!r}") from error
 
 
 class Session:

@@ -44,10 +44,7 @@ class Stream(Node, Mapping[str, Any]):
 
     def parts(self) -> list[Node]:
         """Return the tables and arrays that hold the variables, in the service's order, as of now."""
-        return [
-            node_of(self._session, item_from_wire(resource))
-            for resource in self._session.search(self.path, [])
-        ]
+        return [node_of(self._session, item_from_wire(resource)) for resource in self._session.search(self.path, [])]
 
     def __iter__(self) -> Iterator[str]:
         names = self._names(self.parts())
@@ -101,16 +98,19 @@ class Stream(Node, Mapping[str, Any]):
         """Return the variables as an xarray Dataset, one row an event.
 
         For a complete run this is the Dataset that the client of bluesky-tiled-plugins gives: same
-        variables, dimensions, coordinates, dtypes and values. It differs in one thing on purpose:
-        variables that hold a short list an event are arrays of numbers, where that client gives text. Rows are
-        put beside each other by seq_num, never by position alone.
+        variables, dimensions, coordinates, dtypes and values. It differs on purpose where that client
+        gives text for what is none: variables that hold a short list an event are arrays of numbers,
+        and truth values among which one is null are objects. Rows are put beside each other by
+        seq_num, never by position alone.
 
         Where something is missing, the Dataset says so, and so does a `MissingRows` warning:
 
         * missing values are NaN (NaT, ``<NA>`` in text), for which integers become floats (float32 up to
           16 bits, else float64) and truth values objects;
-        * ``<variable>_present`` (bool) tells for each such variable which rows are there;
-        * the coordinate ``seq_num`` names the rows, and with ``repeats="all"`` so does ``take``.
+        * the coordinate ``<variable>_present`` (bool) tells for each array which rows are there, and
+          ``event_present`` for the columns of the table;
+        * the coordinate ``seq_num`` names the rows (also where events were taken again), and with
+          ``repeats="all"`` so does ``take``.
 
         An array whose frames nobody assigned to events and whose length is not the stream's keeps a
         dimension of its own, ``<variable>_event``, rather than being aligned by guess.
@@ -145,9 +145,7 @@ class Stream(Node, Mapping[str, Any]):
             wanted = [variables] if isinstance(variables, str) else list(dict.fromkeys(variables))
             unknown = [name for name in wanted if name not in names]
             if unknown:
-                raise NotFound(
-                    f"{self._shown_path} has no {listed(unknown)}; it has {listed(names, 30)}", keys=unknown
-                )
+                raise NotFound(f"{self._shown_path} has no {listed(unknown)}; it has {listed(names, 30)}", keys=unknown)
         return read_dataset(self, parts, wanted, align=align, repeats=repeats, lazy=lazy)
 
     def timestamps(self, variables: Sequence[str] | str | None = None) -> Any:
@@ -223,14 +221,10 @@ class Stream(Node, Mapping[str, Any]):
         for part in self.parts():
             if isinstance(part, Table):
                 lines += [
-                    (name, _column_in_words(self.data_keys.get(name)))
-                    for name in part.columns
-                    if not _is_extra(name)
+                    (name, _column_in_words(self.data_keys.get(name))) for name in part.columns if not _is_extra(name)
                 ]
             elif isinstance(part, Array):
-                lines.append(
-                    (part.key, f"{human_shape(part.shape)} {part.dtype}, {human_bytes(part.nbytes)}")
-                )
+                lines.append((part.key, f"{human_shape(part.shape)} {part.dtype}, {human_bytes(part.nbytes)}"))
             elif isinstance(part, Ragged):
                 lines.append((part.key, f"{human_shape(part.shape)} {part.dtype}"))
             else:

@@ -86,9 +86,7 @@ class Table(Node):
         if not parts:
             return self.schema.empty_table().select(wanted or self.columns)
         found = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="permissive")
-        return (
-            found if wanted is None or not set(wanted) <= set(found.column_names) else _ordered(found, wanted)
-        )
+        return found if wanted is None or not set(wanted) <= set(found.column_names) else _ordered(found, wanted)
 
     def read(self, columns: Sequence[str] | str | None = None) -> Any:
         """Return the rows as a pandas DataFrame, its index restored where it was stored with one.
@@ -127,9 +125,7 @@ class Table(Node):
         try:
             return pa.ipc.open_file(pa.py_buffer(answer.body)).read_all()
         except pa.ArrowInvalid as error:
-            raise Unavailable(
-                f"the rows of {self._shown_path} did not come as an Arrow file: {error}"
-            ) from error
+            raise Unavailable(f"the rows of {self._shown_path} did not come as an Arrow file: {error}") from error
 
     def _known(self, columns: Sequence[str]) -> None:
         """Raise unless every one of `columns` is there, looking again once: live tables gain columns."""
@@ -144,9 +140,7 @@ class Table(Node):
 
     def __repr__(self) -> str:
         count = len(self.columns)
-        return (
-            f"<Table {self._shown_path}: {count} column{'s' if count != 1 else ''}: {listed(self.columns)}>"
-        )
+        return f"<Table {self._shown_path}: {count} column{'s' if count != 1 else ''}: {listed(self.columns)}>"
 
 
 def _ordered(found: pa.Table, wanted: list[str]) -> pa.Table:

@@ -52,7 +52,5 @@ class Verdict:
         return f"<Verdict {self.state}: {self.line}>"
 
     def _repr_html_(self) -> str:
-        plain = [
-            (name, str(value)) for name, value in self.record.items() if not isinstance(value, (dict, list))
-        ]
+        plain = [(name, str(value)) for name, value in self.record.items() if not isinstance(value, (dict, list))]
         return html_rows(plain)

@@ -105,7 +105,5 @@ class View(Generic[T]):
         return self._slice(slice(begin, max(begin, end), step))
 
     def _some(self, *, offset: int = 0, limit: int | None = None, backwards: bool = False) -> Iterator[T]:
-        resources = self._pager._resources(
-            offset=offset, limit=limit, backwards=backwards, keys_only=self._keys_only
-        )
+        resources = self._pager._resources(offset=offset, limit=limit, backwards=backwards, keys_only=self._keys_only)
         return (self._make(resource) for resource in resources)

@@ -49,8 +49,11 @@ class Space:
         self.check()
 
     def free(self) -> tuple[int, int]:
-        """Return (free bytes for this user, size of the disk in bytes)."""
-        found = os.statvfs(self._path.parent)
+        """Return (free bytes for this user, size of the disk in bytes); zeros if the directory is gone."""
+        try:
+            found = os.statvfs(self._path.parent)
+        except FileNotFoundError:
+            return 0, 0
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def give_back(self) -> bool:

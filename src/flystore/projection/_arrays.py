@@ -256,12 +256,11 @@ def _dtype(flags: int, stats: ArrayStats, declared: np.dtype | None) -> np.dtype
     found = np.dtype(found if flags else "<f8")
     if declared is None or declared.kind in "SU":
         return found
-    fits = {
-        "b": found.kind == "b",
-        "i": found.kind in "biu" and _holds(declared, stats),
-        "u": found.kind in "biu" and _holds(declared, stats),
-    }
-    return declared if fits.get(declared.kind, True) else found
+    if declared.kind in "iu":
+        fits = found.kind in "biu" and _holds(declared, stats)
+    else:
+        fits = declared.kind != "b" or found.kind == "b"
+    return declared if fits else found
 
 
 def _holds(dtype: np.dtype, stats: ArrayStats) -> bool:

@@ -1,1 +1,29 @@
+"""Readers: what the files of detectors hold, by event, straight from the files.
 
+A reader answers how far its files can be read (`probe`), which events were written (`present`), and gives
+any part of any events (`read`). Files are opened read-only and inside the read roots only, links in HDF5
+files included; they are never mapped into memory and never changed. What was not written, or cannot be
+read, is an error in words and never fill values.
+"""
+
+from ._reader import EventReader, open_reader
+from ._registered import ArrayProbe, ArrayReader, open_registered
+from ._registry import OPENERS, is_readable
+from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
+from ._template import FileTemplate
+
+__all__ = [
+    "OPENERS",
+    "ArrayProbe",
+    "ArrayReader",
+    "EventFiles",
+    "EventReader",
+    "FileTemplate",
+    "Probe",
+    "Resource",
+    "ResourceProbe",
+    "RowSource",
+    "is_readable",
+    "open_reader",
+    "open_registered",
+]

@@ -189,9 +189,7 @@ def _bitshuffle(data: bytes, values: tuple[int, ...], itemsize: int, most: int) 
     return b"".join(_untranspose(piece, size) for piece in pieces) + tail
 
 
-def _bitshuffle_blocks(
-    data: bytes, total: int, block_size: int, size: int
-) -> tuple[list[tuple[int, int, int]], bytes]:
+def _bitshuffle_blocks(data: bytes, total: int, block_size: int, size: int) -> tuple[list[tuple[int, int, int]], bytes]:
     """Return (start, length, plain length) of each compressed block, and the items left over at the end."""
     spans, at, left = [], 12, total
     while left >= 8 * size:

@@ -21,9 +21,7 @@ _DENSE = 2
 """A span is read whole while it is at most this many times what is needed."""
 
 
-def gather(
-    file: OpenedFile, offset: int, strides: Sequence[int], ranges: Sequence[range], out: np.ndarray
-) -> None:
+def gather(file: OpenedFile, offset: int, strides: Sequence[int], ranges: Sequence[range], out: np.ndarray) -> None:
     """Fill `out` with a part of an array that begins at `offset` in the file.
 
     Parameters
@@ -45,7 +43,7 @@ def gather(
     start = offset + sum(r[0] * stride for r, stride in zip(ranges, strides, strict=True))
     span = out.itemsize + sum((r[-1] - r[0]) * stride for r, stride in zip(ranges, strides, strict=True))
     if span == out.nbytes and out.flags.c_contiguous:
-        file.read_into(start, memoryview(out.reshape(-1).view("u1")))
+        file.read_into(start, out.reshape(-1).view("u1").data)
         return
     if span <= _WHOLE_SPAN or (span <= _LARGEST_SPAN and span <= _DENSE * out.nbytes):
         scratch = bytearray(span)
@@ -82,6 +80,11 @@ def as_range(rows: np.ndarray) -> range | None:
 def as_slice(r: range) -> slice:
     """Return the slice that selects what a range with positive step does."""
     return slice(r.start, r[-1] + 1, r.step)
+
+
+def cross(*axes: "range | np.ndarray") -> tuple[np.ndarray, ...]:
+    """Return the index that selects every combination of indices along the axes."""
+    return np.ix_(*(np.asarray(axis, np.int64) for axis in axes))
 
 
 def ranges_of(flags: np.ndarray) -> tuple[tuple[int, int], ...]:

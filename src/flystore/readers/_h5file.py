@@ -115,9 +115,7 @@ def is_settling(file: OpenedFile) -> bool:
     return time.time_ns() - os.fstat(file.fd).st_mtime_ns < SETTLED_NS
 
 
-def with_dataset(
-    roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.Dataset, OpenedFile], _T]
-) -> _T:
+def with_dataset(roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.Dataset, OpenedFile], _T]) -> _T:
     """Return what `use` makes of a dataset and the file that holds it, another one if links led there.
 
     Nothing of h5py may outlive the call. A file under a SWMR writer is read again if it changed midway.

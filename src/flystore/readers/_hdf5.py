@@ -110,8 +110,7 @@ def layout_of(dataset: h5py.Dataset, name: str) -> Layout:
     """
     if dataset.external:
         raise OutsideRoots(
-            f"{name} keeps its data in other files (HDF5 external raw storage), which this service does not "
-            f"follow",
+            f"{name} keeps its data in other files (HDF5 external raw storage), which this service does not follow",
         )
     if dataset.shape is None:
         raise Unreadable(f"{name} is empty: it has no data at all")
@@ -246,9 +245,7 @@ class _Kept:
                 return
             self._layouts[key] = layout
             self._chunks += _weight(layout)
-            while len(self._layouts) > self._most[0] or (
-                self._chunks > self._most[1] and len(self._layouts) > 1
-            ):
+            while len(self._layouts) > self._most[0] or (self._chunks > self._most[1] and len(self._layouts) > 1):
                 _, gone = self._layouts.popitem(last=False)
                 self._chunks -= _weight(gone)
 
@@ -398,9 +395,7 @@ class Hdf5Rows:
     def _copying(self, part: Piece, out: np.ndarray, chunks: ChunkMap, index: int) -> Callable[[], None]:
         box, itemsize = self._layout.box, self.dtype.itemsize
         if int(chunks.sizes[index]) != itemsize * math.prod(box):
-            raise Unreadable(
-                f"{self.name}: chunk {part.box} has {chunks.sizes[index]} bytes; that is no chunk"
-            )
+            raise Unreadable(f"{self.name}: chunk {part.box} has {chunks.sizes[index]} bytes; that is no chunk")
         offset, strides = int(chunks.offsets[index]), c_strides(box, itemsize)
         return lambda: self._gather(offset, strides, part, out)
 

@@ -22,6 +22,7 @@ from ._source import RowSource
 
 MAX_MAPPINGS = 100_000
 _OPEN_AT_ONCE = 32
+_MOST_ROWS = 2**20
 _UNLIMITED = 2**64 - 1
 
 
@@ -122,9 +123,7 @@ def _paired(
     into: tuple[Stripe, ...], out_of: tuple[Stripe, ...], name: str
 ) -> tuple[tuple[Stripe, ...], tuple[int | None, ...]]:
     """Find which axes run along with each other: all of them, or those longer than one, in order."""
-    if len(into) == len(out_of) and all(
-        b.unlimited or len(a) == len(b) for a, b in zip(into, out_of, strict=True)
-    ):
+    if len(into) == len(out_of) and all(b.unlimited or len(a) == len(b) for a, b in zip(into, out_of, strict=True)):
         wanted = moving = list(range(len(into)))
     else:
         wanted = [axis for axis, stripe in enumerate(into) if len(stripe) != 1]
@@ -242,9 +241,7 @@ class VirtualRows:
         if len(source.shape) != len(mapping.out_of):
             raise Unreadable(f"{self.name}: {source.name} does not have the axes that it is mapped with")
         if source.dtype != self.dtype:
-            raise Unsupported(
-                f"{self.name}: {source.name} holds {source.dtype}, the virtual dataset {self.dtype}"
-            )
+            raise Unsupported(f"{self.name}: {source.name} holds {source.dtype}, the virtual dataset {self.dtype}")
         return source
 
     def _copy(
@@ -280,9 +277,7 @@ class VirtualRows:
     def _values(self, mapping: Mapping, wanted: dict[int, np.ndarray], limit_bytes: int | None) -> np.ndarray:
         """Read the product of index arrays from a source; an axis without one has its only index."""
         source = self._source(mapping)
-        indices = [
-            wanted.get(axis, np.array([stripe.start], np.int64)) for axis, stripe in enumerate(mapping.out_of)
-        ]
+        indices = [wanted.get(axis, np.array([stripe.start], np.int64)) for axis, stripe in enumerate(mapping.out_of)]
         if any(int(i.max()) >= n for i, n in zip(indices, source.shape, strict=True)):
             raise Unreadable(f"{self.name}: {source.name} is smaller than what is mapped of it")
         lows = [int(i.min()) for i in indices[1:]]
@@ -304,4 +299,8 @@ def _rows_of(mapping: Mapping, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _source_rows(mapping: Mapping, places: np.ndarray) -> np.ndarray:
     """Return the source's rows for each place, or all that are mapped where every place takes all."""
     stripe = mapping.out_of[0]
-    return stripe.at(places if mapping.pairs[0] == 0 else np.arange(len(stripe)))
+    if mapping.pairs[0] == 0:
+        return stripe.at(places)
+    if len(stripe) > _MOST_ROWS:
+        raise Unsupported(f"{mapping.dataset!r} maps {len(stripe)} rows to one; the limit is {_MOST_ROWS}")
+    return stripe.at(np.arange(len(stripe)))

@@ -28,7 +28,7 @@ from flystore.model.structures import (
     Spec,
     TableStructure,
 )
-from flystore.readers import KNOWN_MIMETYPES
+from flystore.readers import is_readable
 from flystore.storage import ArrayStore, decode_untrusted, encode_segment, uri_of_path
 
 from .browse import Browse, everything_below, is_run, require_family
@@ -108,7 +108,7 @@ class Nodes:
     def _kept(self, node: Node, source: DataSource) -> DataSource:
         """Return the data source as it will be stored, with a place for data that we keep."""
         if source.management is Management.EXTERNAL or source.assets:
-            if source.mimetype not in KNOWN_MIMETYPES and source.mimetype != OCTETS:
+            if not is_readable(source.mimetype) and source.mimetype != OCTETS:
                 raise _unknown_mimetype(source.mimetype)
             return source
         if source.family is Family.TABLE and source.mimetype in ("", SEGMENTS_MIMETYPE):

@@ -14,7 +14,7 @@ from flystore.catalog import Catalog, Node, Observation
 from flystore.model.errors import FlystoreError, MissingAsset, OutsideRoots
 from flystore.model.structures import ArrayStructure, Family, Management
 from flystore.projection import ExternalArray
-from flystore.readers import ResourceProbe, open_reader, open_registered
+from flystore.readers import ArrayProbe, ResourceProbe, open_reader, open_registered
 from flystore.storage import Roots
 
 from .files import event_files
@@ -101,7 +101,7 @@ class Prober:
             else:
                 structure = ArrayStructure.from_wire(node.structure)
                 with open_registered(source, structure, self._roots) as registered:
-                    found = [registered.probe()]
+                    found = [_of_registered(registered.probe())]
         except FlystoreError as error:
             found = [_failed(error)]
         observation = to_observation(node.id, now, found)
@@ -127,6 +127,18 @@ class Prober:
                     self.look(node)
             except Exception:  # one file must not end the looking at all others
                 log.exception("looking at the files of node %d failed", node_id)
+
+
+def _of_registered(probe: ArrayProbe) -> ResourceProbe:
+    """Return what was found of a registered array as that of one resource whose events are its rows."""
+    return ResourceProbe(
+        status=probe.status,
+        why=probe.why,
+        kind=probe.kind,
+        events=probe.rows,
+        fingerprint=probe.fingerprint,
+        modified_ns=probe.modified_ns,
+    )
 
 
 def _failed(error: FlystoreError) -> ResourceProbe:

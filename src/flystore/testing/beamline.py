@@ -101,11 +101,7 @@ def lossy(callback: Callback, data_key: str, seq_nums: Collection[int]) -> Callb
     def pass_on(name: str, doc: dict[str, Any]) -> None:
         if name == "stream_resource" and doc["data_key"] == data_key:
             resources.add(doc["uid"])
-        lost = (
-            name == "stream_datum"
-            and doc["stream_resource"] in resources
-            and doc["seq_nums"]["start"] in seq_nums
-        )
+        lost = name == "stream_datum" and doc["stream_resource"] in resources and doc["seq_nums"]["start"] in seq_nums
         if not lost:
             callback(name, doc)
 
@@ -142,9 +138,7 @@ class Defects:
 class _Hdf5Writer:
     """One SWMR file with growing datasets, as an area detector's file plugin writes it."""
 
-    def __init__(
-        self, path: Path, datasets: Mapping[str, tuple[tuple[int, ...], str]], **storage: Any
-    ) -> None:
+    def __init__(self, path: Path, datasets: Mapping[str, tuple[tuple[int, ...], str]], **storage: Any) -> None:
         self._file = h5py.File(path, "w", libver="latest")
         self._datasets = {
             name: self._file.create_dataset(
@@ -298,9 +292,7 @@ class Panda(_Flying):
 
     _keys = {key: (f"/{key}", (), "<f8") for key in ("Angle", "I0", "Counter1")}
 
-    def __init__(
-        self, directory: Path, name: str = "panda", *, start: float = -10.0, step: float = 0.25
-    ) -> None:
+    def __init__(self, directory: Path, name: str = "panda", *, start: float = -10.0, step: float = 0.25) -> None:
         super().__init__(directory, name)
         self.start, self.step = start, step
         self._cameras: Sequence[Camera] = ()
@@ -350,9 +342,7 @@ class Panda(_Flying):
 
     def _take_one(self) -> None:
         assert self._writer is not None, "stage it first"
-        rows = {
-            dataset: np.array([self.value(key, self._taken)]) for key, (dataset, _, _) in self._keys.items()
-        }
+        rows = {dataset: np.array([self.value(key, self._taken)]) for key, (dataset, _, _) in self._keys.items()}
         self._writer.write(self._taken, rows)
         self.announced.append(self._taken)
 

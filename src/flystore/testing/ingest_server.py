@@ -75,9 +75,7 @@ class IngestStore:
         with self._lock:
             return list(self.runs[uid].documents) if uid in self.runs else []
 
-    def ingest(
-        self, runs: dict[str, StoredRun], key: str, first: int, epoch: int, body: bytes
-    ) -> dict[str, Any]:
+    def ingest(self, runs: dict[str, StoredRun], key: str, first: int, epoch: int, body: bytes) -> dict[str, Any]:
         """Store a batch whole or not at all; return the answer of the route."""
         with self._lock:
             run = runs.get(key) or StoredRun()
@@ -191,9 +189,7 @@ class IngestServer:
 
     # -- called by the threads of requests ------------------------------------------------------
 
-    def answer(
-        self, method: str, target: str, key: str | None, body: bytes
-    ) -> tuple[int, dict[str, Any]] | None:
+    def answer(self, method: str, target: str, key: str | None, body: bytes) -> tuple[int, dict[str, Any]] | None:
         """Return status and content; None to cut the connection."""
         self.requests.append(f"{method} {target}")
         with self._released:

@@ -39,8 +39,7 @@ def same(one: Any, other: Any) -> bool:
         return one.dtype == other.dtype and _same_items(one, other)
     if isinstance(one, Mapping):
         return len(one) == len(other) and all(
-            same(key, other_key) and same(one[key], other[other_key])
-            for key, other_key in zip(one, other, strict=True)
+            same(key, other_key) and same(one[key], other[other_key]) for key, other_key in zip(one, other, strict=True)
         )
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))

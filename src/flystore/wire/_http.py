@@ -41,7 +41,7 @@ FIRST_PAUSE_SECONDS = 0.1
 NOT_READY_SECONDS = 5.0
 """How long a GET keeps asking for data that the service says will be there in a moment."""
 
-_POOL_SIZE = 8
+_POOL_SIZE = 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 

@@ -10,7 +10,9 @@ from flystore.model.errors import Conflict, FlystoreError
 logger = logging.getLogger("flystore.writer")
 
 
-def take_left_behind(home: Path, target: str, elsewhere: Callable[[str], None]) -> Iterator[Journal]:
+def take_left_behind(
+    home: Path, target: str, *, elsewhere: Callable[[str], None], stopping: Callable[[], bool]
+) -> Iterator[Journal]:
     """Yield each journal under `home` whose writer is gone and that is meant for `target`, held.
 
     What turns out to hold nothing more is deleted on the way. One that cannot be read is reported to
@@ -20,14 +22,17 @@ def take_left_behind(home: Path, target: str, elsewhere: Callable[[str], None]) 
     ----------
     elsewhere : callable
         Told the target of each journal that is meant for another service.
+    stopping : callable
+        Asked before each journal whether to leave it to the next writer.
     """
     for path in _left_behind(home):
+        if stopping():
+            return
         try:
             meant_for = identity(path).target
             if meant_for != target:
                 logger.warning(
-                    "%s holds documents that an earlier writer meant for %s; a RunWriter for that address "
-                    "sends them",
+                    "%s holds documents that an earlier writer meant for %s; a RunWriter for that address sends them",
                     path,
                     meant_for,
                 )

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from flystore.journal import RunLog
@@ -64,6 +65,8 @@ class Run:
                 _note(stream, name, doc, ordinal)
 
     def _encode(self, name: str, doc: Any) -> list[bytes]:
+        if not isinstance(doc, Mapping):
+            doc = {"not_a_document": doc}
         try:
             if self._encoder is not None:
                 return self._encoder.encode(name, doc)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from flystore.journal import Journal, RunLog
 from flystore.model import frames
@@ -36,6 +37,21 @@ logger = logging.getLogger("flystore.writer")
 
 REMEMBERED = 16
 """Stored runs that `status` still shows."""
+
+
+class _Pause(NamedTuple):
+    """How long to sleep.
+
+    Attributes
+    ----------
+    seconds : float or None
+        None: until something rings.
+    listens : bool
+        True if a new document may end it.
+    """
+
+    seconds: float | None
+    listens: bool
 
 
 class Shipper:
@@ -240,9 +256,7 @@ class Shipper:
                 if not self._stopping:
                     self._send_round()
         except Exception:
-            logger.exception(
-                "the shipper failed; documents are kept in the journal and the next RunWriter sends them"
-            )
+            logger.exception("the shipper failed; documents are kept in the journal and the next RunWriter sends them")
             self.last_error = "the shipper failed; see the log. The next RunWriter sends what is journaled."
             self.connected = False
         finally:
@@ -262,31 +276,40 @@ class Shipper:
         while not self._stopping:
             self._tell_of_ended_runs()
             pause = self._pause(lingered)
-            if pause is None:
-                self.asleep = True
-                # What was journaled before that line is seen here, what comes after it rings.
-                if self._pause(lingered) is None:
-                    self._bell.wait()
-                self.asleep = False
-            elif pause > 0:
-                lingered = not self._bell.wait(pause) or lingered
-            else:
+            if pause.seconds == 0.0:
                 return
+            if pause.listens:
+                lingered = self._listen(lingered) or lingered
+            else:
+                lingered = not self._bell.wait(pause.seconds) or lingered
+            # Cleared before the next look: what rings from here on is seen by it.
             self._bell.clear()
 
-    def _pause(self, lingered: bool) -> float | None:
-        """Return the seconds until something can be sent; None if there is nothing to send."""
+    def _listen(self, lingered: bool) -> bool:
+        """Sleep until a new document rings or a run's pause is over; return whether the latter."""
+        self.asleep = True
+        # What was journaled before that line is seen by this look, what comes after it rings.
+        pause = self._pause(lingered)
+        rung = not pause.listens or self._bell.wait(pause.seconds)
+        self.asleep = False
+        return not rung
+
+    def _pause(self, lingered: bool) -> "_Pause":
+        """Return how long to sleep before something can be sent, and whether new documents change that."""
         waiting = [shipment for shipment in tuple(self._shipments) if shipment.waiting]
         if not waiting:
-            return None
+            return _Pause(None, listens=True)
         now = self._clock()
-        pause = max(self._not_before, min(shipment.not_before for shipment in waiting)) - now
-        if pause > 0:
-            return pause
+        if now < self._not_before:
+            return _Pause(self._not_before - now, listens=False)
+        ready = [shipment for shipment in waiting if shipment.is_ready(now)]
+        if not ready:
+            return _Pause(min(shipment.not_before for shipment in waiting) - now, listens=True)
         if lingered or self._hurried or self.watched or self._options.linger <= 0:
-            return 0.0
-        pending = sum(shipment.log.pending_bytes for shipment in waiting)
-        return 0.0 if pending >= self._options.max_batch_bytes // 4 else self._options.linger
+            return _Pause(0.0, listens=False)
+        pending = sum(shipment.log.pending_bytes for shipment in ready)
+        enough = pending >= self._options.max_batch_bytes // 4
+        return _Pause(0.0 if enough else self._options.linger, listens=False)
 
     def _send_round(self) -> None:
         """Send one batch of each run that has something to send."""
@@ -456,14 +479,14 @@ class Shipper:
 
     def _adopt(self, home: Path) -> None:
         """Take over what earlier writers left for the same target."""
-        for journal in take_left_behind(home, self.journals[0].target, self._note_elsewhere):
+        for journal in take_left_behind(
+            home, self.journals[0].target, elsewhere=self._note_elsewhere, stopping=lambda: self._stopping
+        ):
             for log in journal.logs:
                 label = f"run {log.uid[:8]}" if log.uid else "documents of no run"
                 logger.info("%s: %d documents left by an earlier writer", label, log.end - log.acked)
                 self.take(log, label, journal=journal)
             self.journals.append(journal)
-            if self._stopping:
-                return
 
     def _note_elsewhere(self, target: str) -> None:
         if target not in self.elsewhere:

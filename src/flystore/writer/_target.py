@@ -40,7 +40,9 @@ def target_of(where: Any, api_key: str | None) -> Target:
         try:
             transport = HttpTransport(where, api_key)
         except FlystoreError as error:
-            return Target(_without_secrets(where), Nowhere(where, str(error)), True, str(error))
+            shown = _without_secrets(where)
+            problem = str(error).replace(where, shown)
+            return Target(shown, Nowhere(shown, problem), True, problem)
         return Target(transport.base_url, transport, True)
     found = getattr(where, "transport", where)
     if not (hasattr(found, "request") and hasattr(found, "where")):
@@ -57,9 +59,7 @@ def _without_secrets(url: str) -> str:
     """Return a URL that makes no sense as far as it is safe to show and to write down."""
     try:
         parts = urlsplit(url)
-        shown = (
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else parts.path
-        )
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.netloc else parts.path
     except ValueError:
         shown = url.partition("?")[0].rpartition("@")[2]
     return shown or "(no address)"
@@ -69,7 +69,7 @@ class Nowhere:
     """A transport to an address that is none: every request fails, saying why."""
 
     def __init__(self, where: str, reason: str) -> None:
-        self.where = self.base_url = _without_secrets(where)
+        self.where = self.base_url = where
         self._reason = reason
 
     def _fail(self) -> NoReturn:

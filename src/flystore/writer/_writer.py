@@ -125,9 +125,7 @@ class RunWriter:
         self._closed = False
         self._closing = threading.Lock()
         if self._target.problem is not None:
-            logger.error(
-                "nothing can be sent: %s. Documents are kept in %s.", self._target.problem, self._journal.path
-            )
+            logger.error("nothing can be sent: %s. Documents are kept in %s.", self._target.problem, self._journal.path)
         _OPEN.add(self)
         self._shipper.start()
 
@@ -257,8 +255,7 @@ class RunWriter:
         own = states[0]
         warnings = [warning for state in states for warning in state.warnings]
         warnings += [
-            f"documents for {target} wait on this host, left by earlier writers"
-            for target in shipper.elsewhere
+            f"documents for {target} wait on this host, left by earlier writers" for target in shipper.elsewhere
         ]
         return WriterStatus(
             url=self._target.name,

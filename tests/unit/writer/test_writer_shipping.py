@@ -5,6 +5,7 @@ If these fail, an outage loses or doubles documents, a refused run blocks the ot
 
 import logging
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -176,7 +177,9 @@ def test_a_real_clash_parks_and_stores_nothing_of_the_batch(make_writer, server)
 
 def test_after_a_gap_it_goes_on_where_the_service_is(make_writer, server):
     writer = make_writer(server.url)
-    documents = scan(writer, events=5)[:-1]
+    documents = [START, DESCRIPTOR, *(("event", event(n)) for n in range(1, 6))]
+    for name, doc in documents:
+        writer(name, doc)
     with pytest.raises(DeadlineExceeded):
         writer.wait("run-1", 99, timeout=0.3)
     # The service was set back to an older state, from before the last three.
@@ -185,8 +188,7 @@ def test_after_a_gap_it_goes_on_where_the_service_is(make_writer, server):
         del kept[5:]
     writer("event", event(6, descriptor="d-1"))
     writer.flush(10)
-    assert server.store.documents("run-1")[:7] == documents
-    assert server.store.documents("run-1")[-1] == ("event", event(6))
+    assert server.store.documents("run-1") == [*documents, ("event", event(6))]
 
 
 def test_a_service_that_forgot_what_is_reclaimed_parks_the_run_in_words(make_writer, server):
@@ -220,11 +222,11 @@ def test_a_single_document_that_is_too_large_parks(make_writer):
 
 def test_a_wrong_key_is_seen_before_the_first_scan(make_writer, caplog):
     with IngestServer(api_key="secret") as server:
-        writer = make_writer(server.url, api_key="wrong")
+        writer = make_writer(server.url, api_key="another-key")
         wait_until(lambda: writer.status().last_error is not None)
         assert "no such key" in repr(writer.status())
         assert "does not accept this writer" in caplog.text
-        assert "wrong" not in repr(writer.status()).replace("wrong key", "")
+        assert "another-key" not in repr(writer.status()) + repr(writer) + caplog.text
 
 
 def test_a_key_in_the_url_works_and_is_written_nowhere(make_writer, home):
@@ -368,9 +370,7 @@ def test_a_large_backlog_goes_without_lingering_in_bounded_batches(make_writer, 
         writer("event", event(number))
     wait_until(lambda: len(server.store.documents("run-1")) > 900)
     batches = server.store.runs["run-1"].batches
-    assert all(
-        later[0] == earlier[0] + earlier[1] for earlier, later in zip(batches, batches[1:], strict=False)
-    )
+    assert all(later[0] == earlier[0] + earlier[1] for earlier, later in pairwise(batches))
     assert len(batches) > 20
 
 
@@ -412,9 +412,7 @@ def test_something_that_is_no_flystore_service_is_not_taken_for_one(make_writer)
 
     async def other(scope, receive, send):
         assert scope["type"] == "http"
-        await send(
-            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]}
-        )
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
         await send({"type": "http.response.body", "body": b"<html>log in</html>"})
 
     with serving(other, lifespan="off") as url:

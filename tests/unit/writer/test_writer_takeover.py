@@ -31,9 +31,7 @@ for number in itertools.count(1):
 
 def write_until_killed(url, home, uid, events):
     """Run a writer in a process of its own and kill it after so many events; return the last it had taken."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", WRITE, url, str(home), uid], stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", WRITE, url, str(home), uid], stdout=subprocess.PIPE, text=True)
     with child:
         assert child.stdout is not None
         for line in child.stdout:
@@ -162,7 +160,7 @@ def test_a_stale_writer_is_refused_after_its_journal_was_taken_over(make_writer,
     log = old.open_run("run-1")
     shipper.take(log, "run-1")
     shipper.start()
-    with pytest.raises(Exception, match="older than 2|does not|cannot be read"):
+    with pytest.raises(Exception, match=r"older than 2|cannot be read"):
         shipper.wait_for(shipper.all_stored, 10, lambda: "sending")
     shipper.stop(5)
     transport.close()

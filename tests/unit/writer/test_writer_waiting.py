@@ -4,6 +4,7 @@ If these fail, an adaptive scan decides on data that is not there yet, or hangs.
 """
 
 import threading
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,7 @@ def test_waiting_for_an_earlier_row_does_not_need_the_later_ones(make_writer):
         writer("event", event(1))
         writer("event", {**event(2), "note": "x" * 5000})
         writer.wait("run-1", 1, timeout=10)
-        with pytest.raises(Exception, match="5[0-9]+ bytes are more than 2000"):
+        with pytest.raises(Exception, match="are more than 2000"):
             writer.wait("run-1", 2, timeout=10)
 
 
@@ -124,9 +125,7 @@ def test_a_stream_that_is_not_there_is_waited_for_until_the_deadline(writer):
         writer.wait("run-1", 1, stream="baseline", timeout=0.05)
 
 
-rows = st.lists(
-    st.tuples(st.sampled_from(["next", "next", "next", "again", "page"]), st.integers(1, 4)), max_size=120
-)
+rows = st.lists(st.tuples(st.sampled_from(["next", "next", "next", "again", "page"]), st.integers(1, 4)), max_size=120)
 
 
 @given(rows)
@@ -155,9 +154,9 @@ def test_a_long_scan_costs_no_memory():
     assert positions.last_with(77_777) == 2 + 3 * 77_777
 
 
-@given(st.randoms(use_true_random=False))
-def test_irregular_steps_stay_bounded_and_are_only_ever_too_careful(random):
-    positions, truth, ordinal = SeqNums(), {}, 0
+@pytest.mark.parametrize("seed", range(10))
+def test_irregular_steps_stay_bounded_and_are_only_ever_too_careful(seed):
+    random, positions, truth, ordinal = Random(seed), SeqNums(), {}, 0
     for number in range(1, 5 * MAX_RUNS):
         ordinal += random.randint(1, 9)
         positions.add(number, ordinal)

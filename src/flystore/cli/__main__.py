@@ -1,0 +1,5 @@
+"""``python -m flystore.cli``: the same as ``flystore``."""
+
+from . import main
+
+main()

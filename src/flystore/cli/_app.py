@@ -1,0 +1,123 @@
+"""The commands and their help pages."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flystore.model.errors import FlystoreError
+
+MISTAKE = 2
+"""Exit status when the command or a setting cannot work; also what a wrong option gives."""
+
+_app = typer.Typer(
+    help="Store and manage the data of Bluesky experiments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """Run the command that the arguments name; the entry point ``flystore``."""
+    try:
+        _app(prog_name="flystore")
+    except FlystoreError as error:
+        sys.stdout.flush()
+        print(f"flystore: {error}", file=sys.stderr)
+        raise SystemExit(MISTAKE) from None
+
+
+@_app.callback()
+def _commands() -> None:
+    pass
+
+
+@_app.command()
+def version() -> None:
+    """Print the version."""
+    print(importlib.metadata.version("flystore"))
+
+
+_SERVE_EPILOG = """
+Try it, keep nothing:   flystore serve --temp
+
+A beamline:             flystore serve /srv/flystore --read /data --host 0.0.0.0
+
+Exit status: 0 ended by Ctrl-C or SIGTERM, 2 something in the command or the directory is wrong.
+"""
+
+
+@_app.command(epilog=_SERVE_EPILOG)
+def serve(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            help="Where the service keeps its catalogue and its data; made if it does not exist.",
+            show_default=False,
+        ),
+    ] = None,
+    temp: Annotated[
+        bool, typer.Option("--temp", help="Keep everything in a temporary directory, removed at the end.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every network of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            envvar="FLYSTORE_API_KEY",
+            show_default=False,
+            help="Who has it may do everything. Without it a new key is made and printed at each start, and "
+            "kept nowhere; give one, rather in the variable, to keep it over restarts.",
+        ),
+    ] = None,
+    read: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-r",
+            "--read",
+            metavar="ROOT",
+            show_default=False,
+            help="Directory whose files may be read and served: where detectors write. Repeat it for more.",
+        ),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FROM=TO",
+            show_default=False,
+            help=r"What writers call a place, and what this machine calls it: C:\data=/mnt/data. Repeatable.",
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let anyone read without a key.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log requests and what the service does, to standard error.")
+    ] = False,
+) -> None:
+    """Start the service: one process, one directory.
+
+    Prints one line with the address when it is ready, and runs until Ctrl-C or SIGTERM.
+    """
+    from ._serve import ServeOptions, run_service
+
+    run_service(
+        ServeOptions(
+            directory=directory,
+            temp=temp,
+            host=host,
+            port=port,
+            api_key=api_key,
+            read=tuple(read or ()),
+            maps=tuple(maps or ()),
+            public=public,
+            verbose=verbose,
+        )
+    )

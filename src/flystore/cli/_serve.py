@@ -1,0 +1,171 @@
+"""``flystore serve``: find every mistake first, then say that it is ready, then end cleanly."""
+
+import contextlib
+import dataclasses
+import logging
+import re
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from flystore.embedded import needing_server_parts
+from flystore.model.errors import Misconfigured
+
+from ._listen import listener_at
+
+GRACE_SECONDS = 10
+"""How long answers that are under way may take after the service was asked to end."""
+
+_KEY = re.compile(r"[!-~]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    """The options of ``flystore serve``, as typed."""
+
+    directory: Path | None
+    temp: bool
+    host: str
+    port: int
+    api_key: str | None = dataclasses.field(repr=False)
+    read: tuple[Path, ...]
+    maps: tuple[str, ...]
+    public: bool
+    verbose: bool
+
+
+def run_service(options: ServeOptions) -> None:
+    """Serve until asked to end by SIGINT, SIGTERM or SIGHUP.
+
+    Raises
+    ------
+    Misconfigured
+        If it cannot start; says what to do.
+    """
+    _require_key(options.api_key)
+    log_to_stderr(options.verbose)
+    with (
+        _ending_on_signals() as ending,
+        contextlib.suppress(_AskedToEnd),
+        listener_at(options.host, options.port) as listener,
+        _directory(options) as directory,
+    ):
+        _serve(options, directory, listener, ending)
+
+
+def _require_key(key: str | None) -> None:
+    if key is not None and not _KEY.fullmatch(key):
+        raise Misconfigured(
+            "the API key is empty or has spaces or letters beyond ASCII, which no client could send; give "
+            "another with --api-key or FLYSTORE_API_KEY, or leave both out to have one made"
+        )
+
+
+@contextlib.contextmanager
+def _directory(options: ServeOptions) -> Iterator[Path]:
+    if options.temp and options.directory is not None:
+        raise Misconfigured("a directory and --temp were both given; leave one of them out")
+    if options.directory is not None:
+        yield options.directory
+    elif options.temp:
+        with tempfile.TemporaryDirectory(prefix="flystore-") as made:
+            yield Path(made)
+    else:
+        raise Misconfigured(
+            "no directory was named; say where to keep the data (flystore serve DIR), or try it with "
+            "flystore serve --temp, which keeps nothing"
+        )
+
+
+def _serve(options: ServeOptions, directory: Path, listener: socket.socket, ending: "_Ending") -> None:
+    with needing_server_parts("the service"):
+        import uvicorn
+
+        from flystore.http import Access, build_app
+        from flystore.service import Service
+        from flystore.storage import PathMap
+    key = options.api_key or secrets.token_hex(32)
+    url = _url(options.host, listener.getsockname()[1])
+    if options.api_key is None:
+        url += f"/?api_key={quote(key, safe='')}"
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            print(f"flystore is ready at {url}", flush=True)
+
+    maps = [PathMap.parse(text) for text in options.maps]
+    with Service.open(directory, read=options.read, maps=maps) as service:
+        app = build_app(service, Access.of(key, public=options.public))
+        config = uvicorn.Config(
+            app,
+            lifespan="on",
+            log_config=None,
+            access_log=options.verbose,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        server = Server(config)
+        ending.hand_over_to(server)
+        server.run(sockets=[listener])
+
+
+def _url(host: str, port: int) -> str:
+    # A wildcard is no address to go to; this machine's own is, from here.
+    shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+class _AskedToEnd(BaseException):
+    """A signal came before the service was ready."""
+
+
+class _Ending:
+    """Ends the start by an exception, and a running server by asking it."""
+
+    def __init__(self) -> None:
+        self._server: Any = None
+        self._asked = False
+
+    def hand_over_to(self, server: Any) -> None:
+        self._server = server
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self._server is not None:
+            self._server.should_exit = True
+        elif not self._asked:  # a second one must not break off the tidying up
+            self._asked = True
+            raise _AskedToEnd
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[_Ending]:
+    ending = _Ending()
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, ending) for number in numbers}
+    try:
+        yield ending
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Send warnings, or with `verbose` also what is going on, to standard error; keys are not shown."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(_hide_keys)
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
+
+
+def _hide_keys(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    if "api_key=" in text:
+        record.msg, record.args = re.sub(r"(api_key=)[^&\s\"]+", r"\1…", text), ()
+    return True

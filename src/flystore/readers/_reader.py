@@ -1,0 +1,191 @@
+"""Reading an externally stored data key by event: which resource, which event of it, which part."""
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from flystore.model.errors import FlystoreError, InvalidRequest, MissingAsset, OutsideRoots
+from flystore.model.slices import Item, normalise, result_shape
+from flystore.storage import Roots, require_below
+
+from ._events import Events
+from ._gather import ranges_of
+from ._registry import open_rows
+from ._sequence import NumberedNames, SequenceRows
+from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
+
+_MOST_PROBED = 2**24
+"""Most events that a probe looks at one by one."""
+
+
+def open_reader(files: EventFiles, roots: Roots) -> "EventReader":
+    """Return a reader of a data key; files are opened when they are first needed.
+
+    A reader sees each file as it was when it opened it: for a file that grows, take a new reader.
+    """
+    return EventReader(files, roots)
+
+
+class EventReader:
+    """Values of events, by resource and event number; a context manager. Not for several threads at a time."""
+
+    def __init__(self, files: EventFiles, roots: Roots) -> None:
+        self.files = files
+        self._roots = roots
+        self._dtype = files.numpy_dtype
+        self._open: dict[int, Events] = {}
+
+    def close(self) -> None:
+        """Close all files; a second call does nothing."""
+        while self._open:
+            self._open.popitem()[1].source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def probe(self) -> Probe:
+        """Return how far each resource can be read now. Never raises for what is wrong with a file."""
+        return Probe(tuple(self._probe(number) for number in range(len(self.files.resources))))
+
+    def present(self, resource: int, rows: np.ndarray) -> np.ndarray:
+        """Return which events were written.
+
+        Parameters
+        ----------
+        resource : int
+            Number of the resource.
+        rows : (n,) int64
+            Events of it.
+
+        Returns
+        -------
+        (n,) bool
+            False: an unallocated chunk, a missing virtual source or file of a sequence, or beyond the last.
+
+        Raises
+        ------
+        MissingAsset, OutsideRoots, Unreadable, Unsupported
+            If the file as a whole cannot be read.
+        """
+        return self._events(resource).present(np.asarray(rows, np.int64))
+
+    def read(
+        self,
+        resources: np.ndarray,
+        rows: np.ndarray,
+        inner: Sequence[Item] = (),
+        limit_bytes: int | None = None,
+    ) -> np.ndarray:
+        """Return values of events.
+
+        Parameters
+        ----------
+        resources : (n,) int
+            Number of the resource of each event.
+        rows : (n,) int64
+            Number of each event within its resource; any order, repeats allowed.
+        inner : sequence of (int or slice)
+            Part of each value; fewer entries than axes mean the remaining axes whole.
+        limit_bytes : int or None
+            Most bytes that the result, or any one chunk on the way, may take.
+
+        Returns
+        -------
+        (n, *item)[:, *inner] in the announced dtype, C-ordered.
+
+        Raises
+        ------
+        TooLarge
+            Before anything is read.
+        OutOfBounds, InvalidRequest
+            If `inner` does not fit the item.
+        Truncated
+            If a file holds fewer events; carries `announced` and `found`.
+        Unreadable
+            If an event was never written, or the file is not what was announced; never fill values.
+        MissingAsset, OutsideRoots, Unsupported
+        """
+        resources, rows = np.asarray(resources, np.int64), np.asarray(rows, np.int64)
+        normal = normalise(inner, self.files.item_shape)
+        shape = (len(rows), *result_shape(normal, self.files.item_shape))
+        require_below(math.prod(shape) * self._dtype.itemsize, limit_bytes, "this slice")
+        if 0 in shape:
+            return np.empty(shape, self._dtype)
+        numbers = np.unique(resources)
+        if len(numbers) == 1:
+            values = self._events(int(numbers[0])).read(rows, normal, limit_bytes)
+            return np.ascontiguousarray(values)
+        out = np.empty(shape, self._dtype)
+        for number in numbers.tolist():
+            mine = resources == number
+            out[mine] = self._events(number).read(rows[mine], normal, limit_bytes)
+        return out
+
+    def _events(self, number: int) -> Events:
+        if not 0 <= number < len(self.files.resources):
+            raise InvalidRequest(f"there is no resource {number}; there are {len(self.files.resources)}")
+        if number not in self._open:
+            source = self._source(self.files.resources[number])
+            try:
+                self._open[number] = Events(source, self.files.item_shape, self._dtype)
+            except BaseException:
+                source.close()
+                raise
+        return self._open[number]
+
+    def _source(self, resource: Resource) -> RowSource:
+        parameters = {**self.files.parameters, **resource.parameters}
+
+        def opener(uri: str) -> RowSource:
+            return open_rows(self._roots, uri, self.files.mimetype, parameters, self._dtype)
+
+        if resource.template is None:
+            return opener(resource.uri)
+        name = f"the files {resource.uri}{resource.template}"
+        return SequenceRows(name, NumberedNames(self._roots, resource), opener)
+
+    def _probe(self, number: int) -> ResourceProbe:
+        try:
+            events = self._events(number)
+            return _found(events)
+        except FlystoreError as error:
+            return ResourceProbe(status_of(error), why=error.message, kind=error.kind)
+
+
+def status_of(error: FlystoreError) -> str:
+    """Return the status by which a probe reports an error."""
+    if isinstance(error, OutsideRoots):
+        return "outside-roots"
+    if isinstance(error, MissingAsset):
+        return "missing"
+    return "mismatch" if error.facts.get("reason") == "mismatch" else "unreadable"
+
+
+def _found(events: Events) -> ResourceProbe:
+    source = events.source
+    numbers = np.arange(min(events.count, _MOST_PROBED))
+    holes = ranges_of(~events.present(numbers))
+    truncated = ranges_of(events.truncated(numbers))
+    why = None
+    if truncated:
+        why = f"{source.name}: the file ends before the bytes of {sum(b - a for a, b in truncated)} events"
+    elif holes:
+        why = f"{source.name}: {sum(b - a for a, b in holes)} of {events.count} events were never written"
+    return ResourceProbe(
+        "ok",
+        why=why,
+        events=events.count,
+        holes=holes,
+        truncated=truncated,
+        unverified=source.unverified,
+        shape=source.shape,
+        dtype=str(source.dtype),
+        chunks=source.chunks,
+        fingerprint=source.fingerprint,
+        modified_ns=source.modified_ns,
+    )

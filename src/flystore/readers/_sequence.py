@@ -1,0 +1,183 @@
+"""Sequences: many files of equal shape, each one row."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from flystore.model.errors import InvalidRequest, MissingAsset, OutsideRoots, Unreadable
+from flystore.storage import Roots, candidate_paths
+
+from ._source import Resource, RowSource
+from ._template import FileTemplate
+
+
+class Names(Protocol):
+    """Which files a sequence consists of, by row."""
+
+    def uri(self, row: int) -> str:
+        """Return the URI of a row's file."""
+        ...
+
+    def exist(self, rows: np.ndarray) -> np.ndarray:
+        """Return (n,) bool: whether the file of each row is there and not empty."""
+        ...
+
+    def count(self) -> int:
+        """Return the rows up to the last one whose file is there."""
+        ...
+
+
+class ListedNames:
+    """Files that are listed one by one, in order."""
+
+    def __init__(self, roots: Roots, uris: Sequence[str]) -> None:
+        self._roots = roots
+        self._uris = uris
+
+    def uri(self, row: int) -> str:
+        return self._uris[row]
+
+    def count(self) -> int:
+        return len(self._uris)
+
+    def exist(self, rows: np.ndarray) -> np.ndarray:
+        return np.array([self._exists(self._uris[row]) for row in rows.tolist()], bool)
+
+    def _exists(self, uri: str) -> bool:
+        try:
+            return self._roots.resolve(uri).stat().st_size > 0
+        except (MissingAsset, FileNotFoundError):
+            return False
+
+
+class NumberedNames:
+    """Files that are named by a template; the directory is read once."""
+
+    def __init__(self, roots: Roots, resource: Resource) -> None:
+        self._roots = roots
+        self._template = FileTemplate.parse(resource.template or "")
+        self._prefix = resource.uri
+        self._first = resource.first_file
+        self._sizes: dict[int, int] | None = None
+
+    def uri(self, row: int) -> str:
+        return self._joined(self._template.name(self._first + row))
+
+    def _joined(self, name: str) -> str:
+        if self._prefix.endswith("/") and name.startswith("/"):
+            return self._prefix + name[1:]
+        return self._prefix + name
+
+    def exist(self, rows: np.ndarray) -> np.ndarray:
+        if self._template.spec is None:
+            return np.array([bool(self._listed().get(0)) for _ in rows], bool)
+        sizes = self._listed()
+        return np.array([sizes.get(self._first + row, 0) > 0 for row in rows.tolist()], bool)
+
+    def count(self) -> int:
+        there = [number for number, size in self._listed().items() if size > 0]
+        return max(0, max(there, default=self._first - 1) - self._first + 1)
+
+    def _listed(self) -> dict[int, int]:
+        """Return the size in bytes of every file of the sequence that is there, by number."""
+        if self._sizes is None:
+            self._sizes = self._list()
+        return self._sizes
+
+    def _list(self) -> dict[int, int]:
+        whole = FileTemplate(self._joined(self._template.before), self._template.spec, self._template.after)
+        cut = max(whole.before.rfind("/"), whole.before.rfind("\\")) + 1
+        if "/" in whole.after or "\\" in whole.after:
+            raise Unreadable(f"{self._prefix}: the number is in the name of a directory, which is not read here")
+        directory = whole.before[:cut]
+        # A percent-encoded URI has an encoded prefix, the directory's entries have not.
+        spellings = {
+            FileTemplate(re.split(r"[/\\]", before)[-1], whole.spec, after)
+            for before, after in zip(_spellings(whole.before), _spellings("/" + whole.after), strict=False)
+            for after in (after[1:],)
+        }
+        try:
+            entries = dict(self._roots.list_files(directory))
+        except MissingAsset:
+            return {}
+        found: dict[int, int] = {}
+        for template in spellings:
+            for name, size in entries.items():
+                number = 0 if template.spec is None and name == template.name(0) else template.number(name)
+                if number is not None:
+                    found[number] = size
+        return found
+
+
+def _spellings(uri: str) -> tuple[str, str]:
+    paths = candidate_paths(uri)
+    return paths[0], paths[-1]
+
+
+class SequenceRows:
+    """A sequence of files as rows, each of the shape of the first that can be read; see `RowSource`."""
+
+    def __init__(self, name: str, names: Names, opener: Callable[[str], RowSource]) -> None:
+        self.name = name
+        self._names = names
+        self._opener = opener
+        self._count = names.count()
+        row = self._first_there()
+        with_first = opener(names.uri(row))
+        try:
+            self._file_shape = with_first.shape
+            self.dtype = with_first.dtype
+            self.unverified = with_first.unverified
+            self.fingerprint: tuple[int, ...] = (self._count, *with_first.fingerprint)
+            self.modified_ns = with_first.modified_ns
+        finally:
+            with_first.close()
+        self.shape = (self._count, *self._file_shape)
+        self.chunks: tuple[int, ...] | None = (1, *self._file_shape)
+        if self._count > row + 1:
+            self._note_last()
+
+    def _first_there(self) -> int:
+        rows = np.flatnonzero(self._names.exist(np.arange(self._count)))
+        if not len(rows):
+            # Says what is wrong with the first one: missing, outside, unreadable.
+            self._opener(self._names.uri(0)).close()
+            raise MissingAsset(f"{self.name}: no file of the sequence is there")
+        return int(rows[0])
+
+    def _note_last(self) -> None:
+        """Let the newest file count in the fingerprint; it is where a growing sequence changes."""
+        try:
+            last = self._opener(self._names.uri(self._count - 1))
+        except (Unreadable, MissingAsset, OutsideRoots, InvalidRequest):
+            return
+        self.fingerprint += last.fingerprint
+        self.modified_ns = max(self.modified_ns, last.modified_ns)
+        last.close()
+
+    def close(self) -> None:
+        pass  # files are closed as soon as they were read
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        return self._names.exist(rows)
+
+    def truncated(self, rows: np.ndarray) -> np.ndarray:
+        return np.zeros(len(rows), bool)  # would mean opening every file; reading one says it
+
+    def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
+        out = np.empty((len(rows), *map(len, rest)), self.dtype)
+        inside = np.arange(rest[0].start, rest[0].stop, rest[0].step)
+        for i, row in enumerate(rows.tolist()):
+            source = self._opener(self._names.uri(row))
+            try:
+                if source.shape != self._file_shape or source.dtype != self.dtype:
+                    raise Unreadable(
+                        f"{source.name} is {source.dtype} {source.shape}; the sequence is {self.dtype} "
+                        f"{self._file_shape}",
+                    )
+                out[i] = source.read(inside, rest[1:], limit_bytes)
+            finally:
+                source.close()
+        return out
