@@ -3,7 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ import pytest
 from flystore.http import Access, build_app
 from flystore.service import Service
 from flystore.testing.serving import serving
-
-KEY = "secret"
+from flystore.testing.stock_server import API_KEY as KEY
+from flystore.testing.stock_server import served_stock_tiled
 
 
 class Server(NamedTuple):
@@ -31,20 +31,30 @@ class Server(NamedTuple):
     directory: Path
     service: Service | None = None
 
-    def tiled(self) -> Any:
-        """Return the unmodified stock client for it."""
+    @contextmanager
+    def tiled(self) -> Iterator[Any]:
+        """Yield the unmodified stock client for it; its connections are closed afterwards."""
         from tiled.client import from_uri
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return from_uri(self.url, api_key=self.key)
+            client = from_uri(self.url, api_key=self.key)
+        try:
+            yield client
+        finally:
+            client.context.http_client.close()
+
+
+@pytest.fixture(scope="session")
+def stock_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stock")
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    found = tmp_path / "data"
-    found.mkdir()
-    return found
+def data(stock_home: Path) -> Iterator[Path]:
+    """A directory that both services may read."""
+    with tempfile.TemporaryDirectory(dir=stock_home, prefix="data-") as name:
+        yield Path(name)
 
 
 @pytest.fixture
@@ -58,21 +68,11 @@ def server(tmp_path: Path, data: Path) -> Iterator[Server]:
         yield Server(url, KEY, data, directory, service)
 
 
-@pytest.fixture
-def stock(data: Path) -> Iterator[Server]:
-    """Stock Tiled 0.2.20 over a fresh catalogue."""
-    from tiled.catalog import in_memory
-    from tiled.server.app import build_app as build_stock
-
-    with ExitStack() as stack:
-        storage = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        tree = in_memory(
-            writable_storage=[str(storage), f"duckdb:///{storage / 'tables.duckdb'}"],
-            readable_storage=[str(data)],
-        )
-        app = build_stock(tree, authentication={"single_user_api_key": KEY})
-        url = stack.enter_context(serving(app))
-        yield Server(url, KEY, data, storage)
+@pytest.fixture(scope="session")
+def stock(stock_home: Path) -> Iterator[Server]:
+    """Stock Tiled 0.2.20, in a process of its own."""
+    with served_stock_tiled(stock_home) as url:
+        yield Server(url, KEY, stock_home, stock_home)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_a_key_that_was_given_is_taken_and_not_printed(serve, how):
     url = running.ready()
     assert "api_key" not in url
     assert get(url, "/api/v1/metadata/", key="s3cret+")[0] == 200
-    status, out, errors = running.end(signal.SIGTERM)
+    _, out, errors = running.end(signal.SIGTERM)
     assert "s3cret" not in out + errors
 
 

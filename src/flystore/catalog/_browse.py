@@ -92,11 +92,7 @@ class BrowseReads(NodeReads):
     ) -> KeysPage:
         """Return a page of the children's keys, without reading their metadata where it is not needed."""
         ids, more = self._select(path, q.flatten(query), sort, limit, offset, after, nodes_too=False)
-        rows = (
-            self._session.compose(sa.select(nodes.c.id, nodes.c.key).where(nodes.c.id.in_(ids)))
-            if ids
-            else []
-        )
+        rows = self._session.compose(sa.select(nodes.c.id, nodes.c.key).where(nodes.c.id.in_(ids))) if ids else []
         keys = {row[0]: row[1] for row in rows}
         cursor, next_offset = _onward(ids, more, sort, offset, after)
         return KeysPage([keys[node_id] for node_id in ids], cursor, next_offset)
@@ -239,16 +235,12 @@ class BrowseReads(NodeReads):
         parent, indexed = self._container(path)
         custom = _is_custom(sort)
         if after is not None and (custom or offset):
-            raise InvalidRequest(
-                "a cursor goes on in order of insertion, without an offset; use an offset alone"
-            )
+            raise InvalidRequest("a cursor goes on in order of insertion, without an offset; use an offset alone")
         n = limit + 1
         if not indexed and (wanted or custom):
             looked = _sorted(self._looked_at(parent, wanted), sort)
             if after is not None:
-                looked = [
-                    node for node in looked if (node.id < after) == _backwards(sort) and node.id != after
-                ]
+                looked = [node for node in looked if (node.id < after) == _backwards(sort) and node.id != after]
             page: list[Any] = looked[offset : offset + n]
         else:
             search = self._search(parent, path, wanted)
@@ -260,9 +252,7 @@ class BrowseReads(NodeReads):
         more = len(page) > limit
         return ([node if nodes_too else node.id for node in page[:limit]]), more
 
-    def _exact(
-        self, search: Search, sort: Sequence[q.SortKey], n: int, offset: int, after: int | None
-    ) -> list[int]:
+    def _exact(self, search: Search, sort: Sequence[q.SortKey], n: int, offset: int, after: int | None) -> list[int]:
         if _is_custom(sort):
             return search.sorted(sort, n, offset)
         return search.batch(n, after=after, descending=_backwards(sort), skip=offset)
@@ -280,7 +270,8 @@ class BrowseReads(NodeReads):
             ids = search.sorted(sort, None, 0)
             batches: Iterator[list[int]] = (ids[i : i + 500] for i in range(0, len(ids), 500))
         else:
-            batches = chunks(search, descending=_backwards(sort), after=after)
+            size = min(offset + n, 500)
+            batches = chunks(search, descending=_backwards(sort), after=after, size=size)
         found: list[Node] = []
         for batch in batches:
             found += self._kept(self.nodes_by_id(batch), wanted)
@@ -310,9 +301,7 @@ class BrowseReads(NodeReads):
     def _states(self, candidates: list[Node], silent_since: float) -> dict[int, str]:
         ids = [node.id for node in candidates]
         rows = self._session.compose(
-            sa.select(runs.c.node_id, runs.c.verdict, runs.c.open, runs.c.last_received).where(
-                runs.c.node_id.in_(ids)
-            )
+            sa.select(runs.c.node_id, runs.c.verdict, runs.c.open, runs.c.last_received).where(runs.c.node_id.in_(ids))
         )
         return {
             row[0]: q.INTERRUPTED if row[2] and row[3] < silent_since else row[1]
@@ -456,9 +445,7 @@ class _Indexed:
             if search.exact:
                 self._among = search.selected()
             else:
-                self._ids = [
-                    node.id for ids in chunks(search) for node in reads._kept(reads.nodes_by_id(ids), wanted)
-                ]
+                self._ids = [node.id for ids in chunks(search) for node in reads._kept(reads.nodes_by_id(ids), wanted)]
 
     def values(self, key: str) -> list[Group]:
         name = lv.key_text(key)
@@ -467,20 +454,14 @@ class _Indexed:
         def read(node: Node) -> Any:
             return q.value_at(node.metadata, key)
 
-        groups = [
-            {"value": value, "count": row[1]}
-            for row, value in zip(found, self._shown(read, found), strict=True)
-        ]
+        groups = [{"value": value, "count": row[1]} for row, value in zip(found, self._shown(read, found), strict=True)]
         counted = sum(row[1] for row in found) if self._knows_counts else self._count_present(name)
         missing = self._total - counted
         return groups + ([{"value": None, "count": missing}] if missing else [])
 
     def of(self, key: str, read: Callable[[Node], str]) -> list[Group]:
         found = self._rows(key)
-        return [
-            {"value": value, "count": row[1]}
-            for row, value in zip(found, self._shown(read, found), strict=True)
-        ]
+        return [{"value": value, "count": row[1]} for row, value in zip(found, self._shown(read, found), strict=True)]
 
     def _rows(self, key: str) -> list[tuple[bytes, int, int]]:
         """Return (value, count, id of one child) of each distinct leaf of a key, in order."""

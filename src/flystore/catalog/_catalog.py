@@ -27,6 +27,7 @@ class Catalog:
         self._clock = clock
         self._watchers: list[Callable[[int], None]] = []
         self._lock = threading.Lock()
+        self._mine = threading.local()
 
     @classmethod
     def open(cls, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
@@ -72,12 +73,19 @@ class Catalog:
     def write(self) -> Iterator[Transaction]:
         """Give a transaction: stored whole at the end, or on an exception not at all.
 
-        One at a time with SQLite. Keep it short; nested ones wait for each other for ever.
+        One at a time with SQLite, so keep it short. Begun within another of the same thread it would
+        wait for ever, and is refused.
         """
-        with self._database.writing() as session:
-            transaction = Transaction(self._database, session, self._clock)
-            yield transaction
-            position = transaction.finish()
+        if getattr(self._mine, "writing", False):
+            raise RuntimeError("this thread is writing already; use that transaction")
+        self._mine.writing = True
+        try:
+            with self._database.writing() as session:
+                transaction = Transaction(self._database, session, self._clock)
+                yield transaction
+                position = transaction.finish()
+        finally:
+            self._mine.writing = False
         if position is not None:
             self._tell(position)
 

@@ -61,6 +61,25 @@ class Fixed:
         return found
 
 
+def insert_of(table: sa.Table, *columns: str) -> sa.Insert:
+    """Return ``INSERT`` of `columns`, parameters by their names."""
+    return sa.insert(table).values({name: sa.bindparam(name) for name in columns})
+
+
+def upsert(table: sa.Table, keys: Sequence[str], columns: Sequence[str], *, update: bool = True) -> Fixed:
+    """Return ``INSERT`` of a row that, where there is one of these keys, changes it or leaves it alone."""
+
+    def build(insert: Callable[..., Any]) -> Any:
+        statement = insert(table).values({name: sa.bindparam(name) for name in (*keys, *columns)})
+        if not update:
+            return statement.on_conflict_do_nothing(index_elements=keys)
+        return statement.on_conflict_do_update(
+            index_elements=keys, set_={name: statement.excluded[name] for name in columns}
+        )
+
+    return Fixed(build)
+
+
 class Session:
     """One connection within one transaction."""
 
@@ -159,7 +178,7 @@ class SqliteDatabase:
         self._write_lock = threading.Lock()
         self._idle: deque[Session] = deque()
         self._closed = False
-        with _plain_errors():
+        with plain_errors():
             self._writer = self._session()
         if not exists:
             sync_directory(path.parent)
@@ -189,7 +208,7 @@ class SqliteDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        with _plain_errors():
+        with plain_errors():
             try:
                 session = self._idle.pop()
             except IndexError:
@@ -206,7 +225,7 @@ class SqliteDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        with self._write_lock, _plain_errors():
+        with self._write_lock, plain_errors():
             driver = self._writer.driver
             driver.execute("BEGIN IMMEDIATE")
             try:
@@ -240,16 +259,12 @@ class PostgresDatabase:
         try:
             import psycopg  # noqa: F401
         except ImportError as error:
-            raise Misconfigured(
-                "a catalogue in PostgreSQL needs psycopg; install flystore[postgres]"
-            ) from error
+            raise Misconfigured("a catalogue in PostgreSQL needs psycopg; install flystore[postgres]") from error
         self._where = url.render_as_string(hide_password=True)
         self._engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"), pool_size=8, max_overflow=32, pool_pre_ping=True
         )
-        self._readers = self._engine.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     @contextmanager
     def _session(self, engine: sa.Engine) -> Iterator[Session]:
@@ -260,7 +275,7 @@ class PostgresDatabase:
             raise Unavailable(f"the catalogue at {self._where} does not answer: {reason}") from error
         driver = connection.connection.driver_connection
         try:
-            with _plain_errors():
+            with plain_errors():
                 yield Session(self.name, connection, _Binary(driver))
         finally:
             if driver is not None and driver.closed:
@@ -320,7 +335,7 @@ class _Binary:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """Turn the drivers' errors into ours."""
     try:
         yield
@@ -349,13 +364,9 @@ def _from_sqlite(error: sqlite3.Error) -> Exception:
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(f"another process holds the catalogue for more than {BUSY_S:g} s; try again")
     if primary == sqlite3.SQLITE_FULL:
-        return Unavailable(
-            "the disk of the catalogue is full; nothing was stored. Free space, then try again."
-        )
+        return Unavailable("the disk of the catalogue is full; nothing was stored. Free space, then try again.")
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Damaged(
-            f"the catalogue file is damaged ({error}); stop the service and restore it from a backup"
-        )
+        return Damaged(f"the catalogue file is damaged ({error}); stop the service and restore it from a backup")
     if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return Misconfigured(f"the catalogue file cannot be opened for writing ({error})")
     if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL):

@@ -80,3 +80,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return _plain(_hook(value))
     return msgspec.to_builtins(value, enc_hook=_hook)
+
+
+def storable(text: str) -> str:
+    """Return `text` without the characters that PostgreSQL cannot hold: zero and lone surrogates."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

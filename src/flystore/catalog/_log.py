@@ -41,12 +41,8 @@ _POSITIONS_OF_KIND = Fixed(
     .limit(sa.bindparam("limit"))
 )
 _OF_RUN = log.c.run_uid == sa.bindparam("uid")
-_FIRST = Fixed(
-    sa.select(sa.func.max(log.c.first_ordinal)).where(_OF_RUN, log.c.first_ordinal <= sa.bindparam("first"))
-)
-_LAST = Fixed(
-    sa.select(log.c.first_ordinal + log.c.count).where(_OF_RUN).order_by(log.c.first_ordinal.desc()).limit(1)
-)
+_FIRST = Fixed(sa.select(sa.func.max(log.c.first_ordinal)).where(_OF_RUN, log.c.first_ordinal <= sa.bindparam("first")))
+_LAST = Fixed(sa.select(log.c.first_ordinal + log.c.count).where(_OF_RUN).order_by(log.c.first_ordinal.desc()).limit(1))
 _OF_RUN_FROM = Fixed(
     sa.select(log.c.position, log.c.first_ordinal)
     .where(_OF_RUN, log.c.first_ordinal >= sa.bindparam("first"), log.c.first_ordinal < sa.bindparam("stop"))

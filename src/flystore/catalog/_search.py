@@ -502,7 +502,7 @@ def _union(lists: Sequence[sa.Select]) -> Any:
 def chunks(
     search: Search, *, descending: bool = False, after: int | None = None, size: int = 500
 ) -> Iterator[list[int]]:
-    """Yield all ids of a search beyond `after` in order of insertion, `size` at a time."""
+    """Yield all ids of a search beyond `after` in order of insertion: `size`, then up to 500 at a time."""
     while True:
         found = search.batch(size, after=after, descending=descending)
         if found:
@@ -510,3 +510,4 @@ def chunks(
         if len(found) < size:
             return
         after = found[-1]
+        size = min(2 * size, 500)

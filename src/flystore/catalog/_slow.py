@@ -10,14 +10,9 @@ from ._schema import segments
 
 _OF = segments.c.series == sa.bindparam("of")
 _ROWS = Fixed(
-    sa.select(segments.c.first_row + segments.c.rows)
-    .where(_OF)
-    .order_by(segments.c.first_row.desc())
-    .limit(1)
+    sa.select(segments.c.first_row + segments.c.rows).where(_OF).order_by(segments.c.first_row.desc()).limit(1)
 )
-_FIRST = Fixed(
-    sa.select(sa.func.max(segments.c.first_row)).where(_OF, segments.c.first_row <= sa.bindparam("first"))
-)
+_FIRST = Fixed(sa.select(sa.func.max(segments.c.first_row)).where(_OF, segments.c.first_row <= sa.bindparam("first")))
 _FROM = Fixed(
     sa.select(segments.c.id, segments.c.first_row)
     .where(_OF, segments.c.first_row >= sa.bindparam("first"), segments.c.first_row < sa.bindparam("stop"))
@@ -25,9 +20,9 @@ _FROM = Fixed(
     .limit(sa.bindparam("limit"))
 )
 _ONE = Fixed(
-    sa.select(
-        segments.c.first_row, segments.c.rows, segments.c.body, segments.c.received, segments.c.uri
-    ).where(segments.c.id == sa.bindparam("id"))
+    sa.select(segments.c.first_row, segments.c.rows, segments.c.body, segments.c.received, segments.c.uri).where(
+        segments.c.id == sa.bindparam("id")
+    )
 )
 _FOREVER = 1 << 62
 _PAGE = 256

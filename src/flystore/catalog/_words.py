@@ -18,12 +18,8 @@ from ._database import Fixed, Session
 
 _PARENT_MARK = "\ue000"  # private use: never part of a word
 
-_SQLITE = sa.table(
-    "words", sa.column("rowid"), sa.column("words")
-)  # FTS5: a table has a column of its own name
-_CREATE_SQLITE = (
-    "CREATE VIRTUAL TABLE words USING fts5(body, content='', detail=none, columnsize=0, tokenize='ascii')"
-)
+_SQLITE = sa.table("words", sa.column("rowid"), sa.column("words"))  # FTS5: a table has a column of its own name
+_CREATE_SQLITE = "CREATE VIRTUAL TABLE words USING fts5(body, content='', detail=none, columnsize=0, tokenize='ascii')"
 
 _metadata = sa.MetaData()
 _POSTGRES = sa.Table(

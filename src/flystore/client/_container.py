@@ -5,11 +5,10 @@ from typing import Any, ClassVar, Self
 
 from flystore.model.errors import FlystoreError, InvalidRequest, NotFound
 from flystore.model.queries import Eq, Lookup, Query, Verdict, encode_filters
-from flystore.wire import api_path
 
 from ._node import Node, node_of
 from ._queries import prefixed, with_prefix
-from ._session import Item, Session, is_missing, item_from_wire
+from ._session import Item, Session, is_missing, item_from_wire, node_route
 from ._views import View
 from ._words import listed
 
@@ -223,7 +222,7 @@ class Container(Node, Mapping[str, Any]):
         params: list[tuple[str, Any]] = [("metadata", key) for key in asked]
         params += [("structure_families", structure_families), ("specs", specs), ("counts", counts)]
         params += encode_filters(self._queries)
-        answer = self._session.record(api_path("distinct", *self.path), params)
+        answer = self._session.record(node_route("distinct", self.path), params)
         found = answer.get("metadata") or {}
         answer["metadata"] = {asked.get(key, key): values for key, values in found.items()}
         return dict(answer)

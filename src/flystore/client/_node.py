@@ -6,7 +6,7 @@ from typing import Any, Self
 from flystore.model.structures import Family, Spec
 from flystore.wire import Transport
 
-from ._session import Item, Session
+from ._session import Item, Session, node_route
 
 
 class Node:
@@ -52,9 +52,7 @@ class Node:
     @property
     def uri(self) -> str:
         """The node's address; `from_uri` takes it."""
-        from flystore.wire import api_path
-
-        return f"{self.transport.base_url}{api_path('metadata', *self.path)}"
+        return f"{self.transport.base_url}{node_route('metadata', self.path)}"
 
     def refresh(self) -> Self:
         """Ask the service what this node is now, and return it."""

@@ -103,7 +103,7 @@ class Session:
         for segment in path:
             if segment in (".", ".."):
                 raise InvalidRequest(f"{segment!r} cannot be a key")
-        answer = self.record(api_path("metadata", *path))
+        answer = self.record(node_route("metadata", path))
         return item_from_wire(_member(answer, "data"))
 
     def search(
@@ -124,7 +124,7 @@ class Session:
         page: list[tuple[str, Any]] = [("page[offset]", offset), ("page[limit]", size)]
         left = limit
         while True:
-            answer = self.record(api_path("search", *path), [*page, *params])
+            answer = self.record(node_route("search", path), [*page, *params])
             for resource in _member(answer, "data"):
                 yield resource
                 if left is not None:
@@ -139,11 +139,16 @@ class Session:
 
     def count(self, path: Path, params: Sequence[tuple[str, Any]]) -> int:
         """Return how many children a container has under the filters in `params`."""
-        answer = self.record(api_path("search", *path), [*params, ("fields", "count")])
+        answer = self.record(node_route("search", path), [*params, ("fields", "count")])
         return int(_member(answer, "meta")["count"])
 
     def close(self) -> None:
         self.transport.close()
+
+
+def node_route(verb: str, path: Path) -> str:
+    """Return a route's path for a node; the root's ends with a slash, as the protocol wants it."""
+    return api_path(verb, *(path or ("",)))
 
 
 def _member(answer: Any, name: str) -> Any:

@@ -15,7 +15,7 @@ from ._legacy import datum_indices
 from ._metadata import json_view
 from ._names import segment
 from ._nodes import array_nodes, digest, external_nodes, node_digest, run_node, stream_node, table_nodes
-from ._normalize import announced_range, announced_resource
+from ._normalize import LARGEST_INDEX, WIDEST_RANGE, announced_range, announced_resource
 from ._notes import add_note, note_id
 from ._pages import bulk_datums, bulk_events, page_datums, page_events
 from ._state import (
@@ -78,6 +78,7 @@ class _Batch:
         self.datums = dict(state.datums)
         self.used = dict(state.used)
         self.parked = dict(state.parked)
+        self.own_parked: dict[str, list[ParkedRange]] = {}
         self.waiting = dict(state.waiting)
         self.waiting_number = sum(map(len, self.parked.values())) + sum(map(len, self.waiting.values()))
         self.handlers: dict[str, Callable[[int, Any], None]] = {
@@ -195,6 +196,9 @@ class _Batch:
             self.note("relative-path", detail=found.relative)
         self.resources[uid] = ResourceState(ordinal, data_key, found.mimetype, found.uri, found.parameters)
         self._unpark(uid)
+        if data_key is not None:
+            return
+        # Events may have named Datums of this resource before it came.
         for name, stream in self.before.streams.items():
             if any(uid in external.resources for external in stream.external.values()):
                 self.stream(name)
@@ -225,16 +229,19 @@ class _Batch:
             frames.add(found.resource, found.ordinal, found.index, found.seq, found.count)
 
     def _park(self, awaited: str, found: ParkedRange) -> None:
-        here = self.parked.get(awaited, ())
+        here = self.own_parked.get(awaited)
+        if here is None:
+            here = self.own_parked[awaited] = list(self.parked.get(awaited, ()))
+            self.parked[awaited] = here
         last = here[-1] if here else None
         if (
             last is not None
             and (last.resource, last.descriptor) == (found.resource, found.descriptor)
             and (last.index + last.count, last.seq + last.count) == (found.index, found.seq)
         ):
-            self.parked[awaited] = (*here[:-1], msgspec.structs.replace(last, count=last.count + found.count))
+            here[-1] = msgspec.structs.replace(last, count=last.count + found.count)
         elif self._may_wait():
-            self.parked[awaited] = (*here, found)
+            here.append(found)
 
     def _may_wait(self) -> bool:
         if self.waiting_number >= PARKED_LIMIT:
@@ -244,6 +251,7 @@ class _Batch:
         return True
 
     def _unpark(self, uid: str) -> None:
+        self.own_parked.pop(uid, None)
         for found in self.parked.pop(uid, ()):
             self.waiting_number -= 1
             self._add_range(found)
@@ -282,7 +290,9 @@ class _Batch:
             frames.datum_kwargs.setdefault(datum.resource, found.kwargs)
             datum = DatumState(datum.resource, datum.kwargs, (found.start, found.stop))
         start, stop = datum.index or (0, 0)
-        if stop - start == 1:
+        if stop - start > WIDEST_RANGE or stop > LARGEST_INDEX:
+            self.note("bad-range", key=reference.key)
+        elif stop - start == 1:
             frames.add(datum.resource, reference.ordinal, start, reference.seq, 1)
         else:
             # Several rows for one Event: no seq_num fits them all, so they are numbered by index, as TiledWriter

@@ -115,7 +115,11 @@ def encode_column(values: Sequence[Any]) -> tuple[pa.Array, ColumnType]:
     values
         One value a row, as documents hold them; None is null.
     """
-    column, array = _encode(values, _DEPTH)
+    try:
+        column, array = _encode(values, _DEPTH)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError):
+        # Objects that only look like numbers or lists; their text is what can be said of them.
+        column, array = ColumnType(OTHER), None
     if array is None:
         array = pa.array([None if value is None else text_of(value) for value in values], pa.string())
     return array, column
@@ -196,10 +200,9 @@ def _exact_number(flags: int) -> pa.DataType | None:
 def _encode_lists(values: Sequence[Any], depth: int) -> tuple[ColumnType, pa.Array | None]:
     flat = list(chain.from_iterable(value for value in values if value is not None))
     item, inner = _encode(flat, depth - 1)
-    if inner is None and not item.is_text:
+    if inner is None or item.is_mixture:
+        # The text of single items would forget which of them were text.
         return ColumnType(0, item), None
-    if inner is None:
-        inner = pa.array([None if value is None else text_of(value) for value in flat], pa.string())
     return ColumnType(0, item), _nest(inner, [0 if value is None else len(value) for value in values], values)
 
 
@@ -336,7 +339,8 @@ def text_of(value: Any) -> str:
     if isinstance(value, str):
         return clean_text(str(value))
     try:
-        return clean_text(json.dumps(_canonical(value), ensure_ascii=False))
+        plain = _canonical(value)
+        return clean_text(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError):
         return clean_text(str(value))
 

@@ -271,6 +271,8 @@ def describe(
     except (TypeError, ValueError):
         oddities.append("bad-dtype")
         dtype = "<f8"
+    if math.prod(item_shape) * len(frame_map) * as_dtype(dtype).itemsize >= 2**63:
+        return None
     array = ExternalArray(
         key,
         Family.ARRAY,

@@ -24,7 +24,7 @@ from flystore.model.errors import InvalidRequest, OutOfBounds
 
 Ints = NDArray[np.int64]
 
-_INTERLEAVE_LIMIT = 10_000_000
+_INTERLEAVE_LIMIT = 2_000_000
 """Rows of retaken seq_nums that are put into order one by one; more than these stay in runs, by take."""
 
 
@@ -211,6 +211,8 @@ def place_frames(ranges: Ints, events: Ints) -> Placed:
         (0, 2) if it has none.
     """
     ranges = ranges.reshape(-1, 4)
+    if len(ranges) == 1 and len(events) <= 1:
+        return _place_one(ranges[0].tolist(), events.tolist())
     announced = int(ranges[:, 3].sum())
     ranges = _without_duplicates(ranges)
     pieces, bounds = _with_takes(ranges, events)
@@ -223,6 +225,19 @@ def place_frames(ranges: Ints, events: Ints) -> Placed:
     extra = int(without[:, 4].sum()) if len(events) else 0
     frame_map = FrameMap(_merged(np.concatenate([with_event, without])))
     return Placed(frame_map, extra, announced - len(frame_map), announced)
+
+
+def _place_one(announced: list[int], events: list[list[int]]) -> Placed:
+    """The usual case, without the machinery: one range, and Events that count up or none."""
+    resource, index, seq, count = announced
+    if not events:
+        return Placed(FrameMap(np.array([[seq, 0, resource, index, count]])), 0, 0, count)
+    first, number = events[0]
+    low, high = max(seq, first), min(seq + count, first + number)
+    cuts = [(low, high), (seq, min(low, seq + count)), (max(high, seq), seq + count)] if low < high else [(seq, seq + count)]
+    runs = [(a, 0, resource, index + a - seq, b - a) for a, b in cuts if a < b]
+    extra = count - max(0, high - low)
+    return Placed(FrameMap(_merged(np.array(runs, np.int64))), extra, 0, count)
 
 
 def _without_duplicates(ranges: Ints) -> Ints:

@@ -72,6 +72,11 @@ def stream_frames(stream: StreamState, resources: Mapping[str, ResourceState]) -
 
 def _count(intervals: list[Ints]) -> tuple[int, int, int]:
     """Return (rows, retaken, holes) of the union of intervals of seq_nums."""
+    different = {each.tobytes(): each for each in intervals}
+    intervals = list(different.values())
+    if len(intervals) == 1 and len(intervals[0]) == 1:
+        seq, count = intervals[0][0].tolist()
+        return count, 0, max(0, seq - 1)
     edges = [np.concatenate([each[:, 0], each[:, 0] + each[:, 1]]) for each in intervals]
     bounds = np.unique(np.concatenate([np.array([1], np.int64), *edges]))
     most = multiplicity(intervals, bounds)
@@ -86,6 +91,8 @@ def _key_frames(external: ExternalState, resources: Mapping[str, ResourceState],
     if (ranges[1:, 0] < ranges[:-1, 0]).any():
         # Ranges that waited for their resource go where they came, so that takes do not depend on the wait.
         ranges = ranges[np.argsort(ranges[:, 0], kind="stable")]
+    if len(ranges) == 1 and len(external.resources) == 1 and external.resources[0] in resources:
+        return _one_range(external, resources, events)
     known = sorted(
         (n for n, uid in enumerate(external.resources) if uid in resources),
         key=lambda n: (resources[external.resources[n]].ordinal, external.resources[n]),
@@ -99,6 +106,13 @@ def _key_frames(external: ExternalState, resources: Mapping[str, ResourceState],
     found = [_resource(external.resources[n], external, resources) for n in known]
     holes = _count([placed.frame_map.intervals])[2]
     return KeyFrames(with_bases(found, _extents(announced)), placed, lost, holes)
+
+
+def _one_range(external: ExternalState, resources: Mapping[str, ResourceState], events: Ints) -> KeyFrames:
+    (_, _, index, seq, count) = external.ranges[0]
+    placed = place_frames(np.array([[0, index, seq, count]], np.int64), events)
+    resource = _resource(external.resources[0], external, resources)
+    return KeyFrames((resource,), placed, 0, max(0, seq - 1))
 
 
 def _resource(uid: str, external: ExternalState, resources: Mapping[str, ResourceState]) -> Resource:

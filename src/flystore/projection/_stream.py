@@ -20,6 +20,8 @@ MAX_TABLE_COLUMNS = 1024
 Reference = tuple[str, str, int]
 """(data key, datum id, seq_num) of a value that names a Datum."""
 
+_PART_ROWS = 1024  # turning rows into columns is several times slower for many rows at a time
+
 _HIDDEN = ("name", "object_keys", "run_start")  # of a descriptor, in the stream's metadata
 
 
@@ -167,7 +169,7 @@ class StreamWork:
             self._note_unfilled(data, filled)
         layout = (tuple(data), tuple(stamps))
         part = self._parts[-1] if self._parts else None
-        if part is None or part.layout != layout:
+        if part is None or part.layout != layout or len(part.value_rows) >= _PART_ROWS:
             part = self._new_part(*layout)
         part.value_rows.append(tuple(data.values()))
         part.stamp_rows.append(tuple(stamps.values()))

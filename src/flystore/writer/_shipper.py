@@ -251,6 +251,7 @@ class Shipper:
             if self._home is not None:
                 self._adopt(self._home)
             self._adopting = False
+            self._tell()
             while not self._stopping:
                 self._wait()
                 if not self._stopping:

@@ -4,6 +4,7 @@ If these fail, an adaptive scan decides on data that is not there yet, or hangs.
 """
 
 import threading
+import time
 from random import Random
 
 import pytest
@@ -111,6 +112,15 @@ def test_waiting_for_a_run_that_is_parked_raises_why(writer, server):
     writer("event", event(1))
     with pytest.raises(Conflict, match="deleted"):
         writer.wait("run-1", 1, timeout=10)
+
+
+def test_flush_returns_as_soon_as_nothing_is_left(make_writer, server):
+    for _ in range(5):
+        writer = make_writer(server.url)
+        began = time.monotonic()
+        writer.flush(60)
+        assert time.monotonic() - began < 30
+        writer.close()
 
 
 def test_an_unknown_run_or_promise_is_refused(writer):

@@ -1,0 +1,174 @@
+"""Storing what belongs to nodes: data sources, observations, and rows of slow data."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from flystore.model.errors import Conflict, NotFound
+from flystore.model.structures import DataSource
+
+from ._database import Fixed, insert_of, upsert
+from ._json import storable, to_json
+from ._nodes import NodeReads
+from ._rows import Observation, Segment
+from ._schema import NO_NUM, assets, data_sources, observations, segments
+from ._slow import SegmentReads
+from ._write_log import WriteLog
+
+_SOURCE_VALUES = ("family", "mimetype", "management", "structure", "parameters", "properties")
+_PUT_SOURCE = upsert(data_sources, ("node_id",), _SOURCE_VALUES)
+_NEW_ASSET = upsert(assets, ("data_source_id", "parameter", "num"), ("data_uri", "is_directory", "size"), update=False)
+_SOURCE_ID = Fixed(sa.select(data_sources.c.id).where(data_sources.c.node_id == sa.bindparam("of")))
+_PUT_OBSERVATION = upsert(observations, ("node_id", "num"), ("time", "status", "rows", "fingerprint", "detail"))
+_NEW_SEGMENT = Fixed(insert_of(segments, "series", "first_row", "rows", "received", "uri", "body"))
+_SEGMENTS_WITHIN = Fixed(
+    sa.select(segments.c.first_row, segments.c.rows)
+    .where(
+        segments.c.series == sa.bindparam("of"),
+        segments.c.first_row >= sa.bindparam("low"),
+        segments.c.first_row < sa.bindparam("high"),
+    )
+    .order_by(segments.c.first_row)
+)
+_NO_SEGMENTS = Fixed(
+    sa.delete(segments).where(
+        segments.c.series == sa.bindparam("of"),
+        segments.c.first_row >= sa.bindparam("low"),
+        segments.c.first_row < sa.bindparam("high"),
+    )
+)
+_FOREVER = 1 << 62
+
+
+class WriteData(NodeReads, SegmentReads, WriteLog):
+    """Data sources, observations and series as a transaction changes them."""
+
+    _clock: Callable[[], float]
+
+    def put_data_source(self, node_id: int, source: DataSource) -> DataSource:
+        """Store how a node's data is stored; return it with ids.
+
+        A node has one data source: it keeps its id. Assets are added by (parameter, num); those
+        that are there stay as they are.
+
+        Raises
+        ------
+        NotFound
+            If `source` has an id that is not the node's data source's.
+        """
+        known = self._session.one(_SOURCE_ID, {"of": node_id})
+        if source.id is not None and (known is None or known[0] != source.id):
+            raise NotFound(f"data source {source.id} does not belong to this node", id=source.id)
+        values = {
+            "node_id": node_id,
+            "family": str(source.family),
+            "mimetype": storable(source.mimetype),
+            "management": str(source.management),
+            "structure": to_json(source.structure),
+            "parameters": to_json(source.parameters),
+            "properties": to_json(source.properties),
+        }
+        self._session.execute(_PUT_SOURCE, values)
+        row = self._session.one(_SOURCE_ID, {"of": node_id})
+        assert row is not None
+        self._session.many(
+            _NEW_ASSET,
+            [
+                {
+                    "data_source_id": row[0],
+                    "parameter": storable(asset.parameter),
+                    "num": NO_NUM if asset.num is None else asset.num,
+                    "data_uri": storable(asset.data_uri),
+                    "is_directory": asset.is_directory,
+                    "size": asset.size,
+                }
+                for asset in source.assets
+            ],
+        )
+        stored = self.data_source(node_id)
+        assert stored is not None
+        return stored
+
+    def save_observation(self, observation: Observation) -> None:
+        """Keep what was found, in place of what was found before."""
+        self._session.execute(
+            _PUT_OBSERVATION,
+            {
+                "node_id": observation.node_id,
+                "num": NO_NUM if observation.num is None else observation.num,
+                "time": observation.time,
+                "status": observation.status,
+                "rows": observation.rows,
+                "fingerprint": to_json(observation.fingerprint),
+                "detail": storable(observation.detail),
+            },
+        )
+
+    def append_segment(
+        self, series: str, first_row: int, rows: int, body: bytes, received: float | None = None
+    ) -> None:
+        """Append rows to a series.
+
+        Parameters
+        ----------
+        series
+            Path of the stream or table, segments joined by ``/``.
+        first_row
+            Where `rows` of the series is.
+        body
+            Arrow IPC.
+
+        Raises
+        ------
+        Conflict
+            If the series does not end at `first_row`; carries `expected`.
+        """
+        expected = self.rows(series)
+        if first_row != expected or rows < 1:
+            raise Conflict(
+                f"{rows} rows from row {first_row} on do not continue {series}, which has {expected}",
+                expected=expected,
+            )
+        now = self._clock() if received is None else received
+        self._store_segment(series, Segment(first_row, rows, body, now))
+        path = tuple(series.split("/"))
+        node = self.node(path)
+        detail = {"first_row": first_row, "rows": rows}
+        self.note_change(path, "rows", detail, run_uid=None if node is None else node.run_uid)
+
+    def replace_segments(self, series: str, merged: Sequence[Segment]) -> None:
+        """Put fewer, larger segments in place of those that hold the same rows.
+
+        Raises
+        ------
+        Conflict
+            If the rows are not exactly those of some stored segments.
+        """
+        if not merged:
+            return
+        low, high = merged[0].first_row, merged[-1].first_row + merged[-1].rows
+        bounds = {"of": series, "low": low, "high": high}
+        stored = [(row[0], row[1]) for row in self._session.all(_SEGMENTS_WITHIN, bounds)]
+        for spans in (stored, [(segment.first_row, segment.rows) for segment in merged]):
+            if not _covers(spans, low, high):
+                raise Conflict(f"rows {low} to {high} of {series} are not what is stored there; read again")
+        self._session.execute(_NO_SEGMENTS, bounds)
+        for segment in merged:
+            self._store_segment(series, segment)
+
+    def drop_series(self, series: str) -> None:
+        """Remove all rows of a series; no error if there are none."""
+        self._session.execute(_NO_SEGMENTS, {"of": series, "low": 0, "high": _FOREVER})
+
+    def _store_segment(self, series: str, segment: Segment) -> None:
+        self._session.execute(_NEW_SEGMENT, {"series": series, **msgspec.structs.asdict(segment)})
+
+
+def _covers(spans: Sequence[tuple[int, int]], low: int, high: int) -> bool:
+    at = low
+    for first, n in spans:
+        if first != at:
+            return False
+        at += n
+    return at == high
