@@ -9,7 +9,6 @@ import numpy as np
 
 from flystore.model.errors import FlystoreError, NotFound, Unsupported
 from flystore.model.structures import ArrayStructure
-from flystore.projection import FrameMap
 from flystore.wire import api_path
 
 from ._node import Node
@@ -229,6 +228,9 @@ class Array(Node):
             If the array is not stored in detectors' files, or its writer did not announce which frames
             belong to which events (stock writers send a number of rows).
         """
+        # Imported here: the projection brings more of Arrow than most sessions need.
+        from flystore.projection import FrameMap
+
         try:
             wire = self._session.record(api_path("frames", *self.path))
         except FlystoreError as error:

@@ -362,16 +362,44 @@ def test_documents_are_collected_into_batches_unless_someone_waits(make_writer, 
     assert len(server.store.runs["run-1"].batches) == 1
 
 
-def test_a_large_backlog_goes_without_lingering_in_bounded_batches(make_writer, server):
-    writer = make_writer(server.url, linger=30.0, max_batch_bytes=2000)
-    writer(*START)
-    writer(*DESCRIPTOR)
-    for number in range(1, 1001):
-        writer("event", event(number))
-    wait_until(lambda: len(server.store.documents("run-1")) > 900)
-    batches = server.store.runs["run-1"].batches
-    assert all(later[0] == earlier[0] + earlier[1] for earlier, later in pairwise(batches))
-    assert len(batches) > 20
+def test_a_backlog_goes_in_bounded_batches_that_follow_each_other(make_writer, home):
+    first = make_writer(f"http://127.0.0.1:{unused_port()}")
+    documents = scan(first, events=1000)
+    port = int(first.status().url.rpartition(":")[2])
+    with IngestServer(port=port) as server:
+        sizes = []
+        real = server.store.ingest
+        server.store.ingest = lambda *args: sizes.append(len(args[-1])) or real(*args)
+        first.close(0)
+        writer = make_writer(server.url, max_batch_bytes=2000)
+        writer.flush(20)
+        assert server.store.documents("run-1") == documents
+        batches = server.store.runs["run-1"].batches
+        assert all(later[0] == sum(earlier) for earlier, later in pairwise(batches))
+        assert max(sizes) <= 2000
+        assert len(batches) > 20
+
+
+def test_a_transport_that_breaks_its_promise_is_survived(make_writer, server, caplog):
+    from flystore.wire import HttpTransport
+
+    class Breaking(HttpTransport):
+        broken = 5
+
+        def request(self, *args, **options):
+            if self.broken:
+                self.broken -= 1
+                raise RuntimeError("not in the contract")
+            return super().request(*args, **options)
+
+    transport = Breaking(server.url)
+    writer = make_writer(transport)
+    documents = scan(writer)
+    writer.flush(10)
+    assert server.store.documents("run-1") == documents
+    assert "not in the contract" in caplog.text
+    writer.close()
+    transport.close()
 
 
 def test_the_verdict_of_the_service_is_logged_when_the_run_is_stored(make_writer, server, caplog):
