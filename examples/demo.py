@@ -89,14 +89,14 @@ def acquire(url: str, api_key: str, files: Path, journal: Path) -> tuple[list[st
         RE.subscribe(writer)
         uids: list[str] = []
         for text, plan in (
-            ("bp.count([det], 10)", bp.count([det], 10)),
-            ("bp.scan([det], motor, -3, 4, 29)", bp.scan([det], motor, -3, 4, 29)),
+            ("RE(bp.count([det], 10))", bp.count([det], 10)),
+            ("RE(bp.scan([det], motor, -3, 4, 29))", bp.scan([det], motor, -3, 4, 29)),
             (
-                "flyscan(panda, [camera], events=40)      [dim]# 4 frames an event, both write HDF5[/]",
+                "RE(flyscan(panda, [camera], events=40))  # 4 frames an event, both write HDF5",
                 flyscan(panda, [camera], events=40, period=0.02),
             ),
         ):
-            console.print(f"RE({text})")
+            console.print(text, markup=False)
             uids += RE(plan)
         writer.flush(timeout=30)
     return uids, camera
@@ -139,7 +139,7 @@ def tree_of(run: Any) -> Tree:
     def grow(branch: Tree, node: Mapping[str, Any]) -> None:
         for key, child in node.items():
             below = child.base if hasattr(child, "base") else child
-            grown = branch.add(f"[bold]{escape(key)}[/]  [dim]{escape(first_line(child))}[/]")
+            grown = branch.add(f"[bold]{escape(key)}[/]  [dim]{escape(in_words(child))}[/]")
             if isinstance(below, Mapping):
                 grow(grown, below)
 
@@ -147,9 +147,10 @@ def tree_of(run: Any) -> Tree:
     return tree
 
 
-def first_line(node: Any) -> str:
-    """Return the first line of a node's repr."""
-    return repr(node).partition("\n")[0]
+def in_words(node: Any) -> str:
+    """Return what the first line of a node's repr says of it, without its path."""
+    kind, _, words = repr(node).partition("\n")[0].strip("<>").partition(": ")
+    return f"{kind.partition(' ')[0]}, {words}"
 
 
 def plot(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str, height: int = 8) -> None:
@@ -183,4 +184,7 @@ def heading(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

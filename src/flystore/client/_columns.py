@@ -39,21 +39,30 @@ def column_values(column: pa.ChunkedArray, item_shape: tuple[int, ...] = ()) -> 
 
 
 def _stacked(column: pa.ChunkedArray, item_shape: tuple[int, ...]) -> np.ndarray:
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)) or column.null_count:
-        return _from_rows(column.to_pylist(), item_shape)
-    # Down the levels of lists: as long as every list of a level has one length, no row is looked at.
+    """Go down the levels of lists: while each level's lists have one length, no row is looked at."""
     flat: Any = column.combine_chunks()
     shape = [len(flat)]
-    while pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type):
-        if flat.null_count or not len(flat):
+    while _is_list(flat.type):
+        length = None if flat.null_count or not len(flat) else _one_length(flat)
+        if length is None:
             return _from_rows(column.to_pylist(), item_shape)
-        offsets = flat.offsets.to_numpy()
-        lengths = np.diff(offsets)
-        if (lengths != lengths[0]).any():
-            return _from_rows(column.to_pylist(), item_shape)
-        shape.append(int(lengths[0]))
+        shape.append(length)
         flat = flat.flatten()
+    if pa.types.is_nested(flat.type):
+        return _from_rows(column.to_pylist(), item_shape)
     return column_values(pa.chunked_array([flat])).reshape(shape)
+
+
+def _is_list(kind: Any) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _one_length(lists: Any) -> int | None:
+    """Return the length that all lists of an array without nulls have; None if they differ."""
+    if pa.types.is_fixed_size_list(lists.type):
+        return int(lists.type.list_size)
+    lengths = np.diff(lists.offsets.to_numpy())
+    return int(lengths[0]) if (lengths == lengths[0]).all() else None
 
 
 def _from_rows(rows: list[Any], item_shape: tuple[int, ...]) -> np.ndarray:

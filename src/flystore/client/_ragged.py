@@ -204,6 +204,6 @@ def dense(rows: list[Any]) -> tuple[np.ndarray, bool]:
     found = np.full((len(arrays), *shape), np.nan)
     for place, row in enumerate(arrays):
         if row.size:
-            corner: tuple[slice, ...] = tuple(slice(n) for n in row.shape)
-            found[(place, *corner)] = row
+            corner: tuple[int | slice, ...] = (place, *(slice(n) for n in row.shape))
+            found[corner] = row
     return found, True

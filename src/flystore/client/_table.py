@@ -72,6 +72,13 @@ class Table(Node):
         NotFound
             If there is no such column; names those that are.
         """
+        found = self._rows(columns)
+        # An index that pandas had is stored as a column that the table does not name; only `read` shows it.
+        wanted = self.columns if columns is None else [columns] if isinstance(columns, str) else columns
+        return found.select(list(wanted))
+
+    def _rows(self, columns: Sequence[str] | str | None) -> pa.Table:
+        """Return the rows with all columns that the service sends for those wanted."""
         wanted = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
         if wanted is not None:
             self._known(wanted)
@@ -109,7 +116,7 @@ class Table(Node):
             raise Unsupported(
                 "reading a DataFrame needs pandas: pip install 'flystore[xarray]'. Or use .arrow()."
             ) from error
-        return self.arrow(columns).to_pandas()
+        return self._rows(columns).to_pandas()
 
     def _partition(self, number: int, columns: list[str] | None) -> pa.Table:
         path = api_path("table", "partition", *self.path)
@@ -141,8 +148,3 @@ class Table(Node):
     def __repr__(self) -> str:
         count = len(self.columns)
         return f"<Table {self._shown_path}: {count} column{'s' if count != 1 else ''}: {listed(self.columns)}>"
-
-
-def _ordered(found: pa.Table, wanted: list[str]) -> pa.Table:
-    """Return the columns in the order wanted, columns of the index (which nobody names) after them."""
-    return found.select([*wanted, *(name for name in found.column_names if name not in wanted)])

@@ -257,9 +257,7 @@ class Journal:
         self._logs = sorted(logs, key=lambda log: log.number)
         self._numbers = self._logs[-1].number + 1 if self._logs else 0
 
-    def _read_log(
-        self, name: str, files: list[tuple[int, Path]], pause: Callable[[], None] | None
-    ) -> RunLog | None:
+    def _read_log(self, name: str, files: list[tuple[int, Path]], pause: Callable[[], None] | None) -> RunLog | None:
         """Read the segments of one log until one is damaged; None if it holds not even a header."""
         segments: list[Segment] = []
         header: SegmentHeader | None = None
@@ -290,9 +288,7 @@ class Journal:
                 self.unreadable.append(damage)
             return None
         acked = max(read_acked(self.path, name).ordinal, segments[0].first)
-        return RunLog(
-            self, header.run, name, header.log, segments, acked=acked, damage=damage, writable=False
-        )
+        return RunLog(self, header.run, name, header.log, segments, acked=acked, damage=damage, writable=False)
 
     # -- logs -----------------------------------------------------------------------------------
 
@@ -538,7 +534,8 @@ def remove_spent(home: Path | str) -> list[Path]:
     """Delete the journals whose writer is gone and that hold nothing more; return what was deleted."""
     removed = []
     for path in journals(home):
-        lock = DirectoryLock.take(path)
+        # Asked before locking too: a lock held for a moment only may turn a taker away.
+        lock = None if has_unacknowledged(path) else DirectoryLock.take(path)
         if lock is None:
             continue
         try:

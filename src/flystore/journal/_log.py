@@ -161,11 +161,6 @@ class RunLog:
         return self._acked
 
     @property
-    def nbytes(self) -> int:
-        """Bytes that its files hold on disk."""
-        return sum(segment.size for segment in tuple(self._segments))
-
-    @property
     def pending_bytes(self) -> int:
         """About how many bytes are not acknowledged yet; too high by at most a mark's distance."""
         acked, total = self._acked, 0
@@ -397,12 +392,14 @@ class RunLog:
             If `from_ordinal` was reclaimed, or lies beyond the end.
         """
         with self._lock:
-            segments = list(self._segments)
             end = self.durable if durable_only else self._end
+            first_kept = self._segments[0].first if self._segments else end
+            segment = next((s for s in self._segments if s.first <= from_ordinal < s.end), None)
+            # Where the segment ends now, both numbers of one moment: it may be growing.
+            whole = (0, 0) if segment is None else (segment.end, segment.size)
         if from_ordinal == end:
             return Batch(from_ordinal, 0, b"")
-        first_kept = segments[0].first if segments else end
-        if not first_kept <= from_ordinal <= end:
+        if segment is None or from_ordinal > end:
             raise OutOfBounds(
                 f"the journal holds documents {first_kept} to {end} of run {self.uid}; document "
                 f"{from_ordinal} "
@@ -411,11 +408,10 @@ class RunLog:
                 end=end,
                 wanted=from_ordinal,
             )
-        segment = next(s for s in segments if from_ordinal < s.end)
         descriptor = os.open(segment.path, os.O_RDONLY)
         try:
             offset = self._offset_of(descriptor, segment, from_ordinal)
-            stop = self._stop(descriptor, segment, from_ordinal, offset, offset + max_bytes, end)
+            stop = self._stop(descriptor, segment, (from_ordinal, offset), whole, max_bytes, end)
             data = os.pread(descriptor, stop[1] - offset, offset)
         finally:
             os.close(descriptor)
@@ -433,32 +429,39 @@ class RunLog:
         if cursor is not None and cursor[0] == ordinal and cursor[1] is segment:
             return cursor[2]
         at = segment.mark_before(ordinal)
-        if at[0] == ordinal:
-            return at[1]
-        return self._walk(descriptor, *at, until=ordinal, limit=segment.size)[1]
+        return at[1] if at[0] == ordinal else self._walk(descriptor, at, ordinal, None)[1]
 
     def _stop(
-        self, descriptor: int, segment: Segment, first: int, offset: int, limit: int, end: int
+        self,
+        descriptor: int,
+        segment: Segment,
+        start: tuple[int, int],
+        whole: tuple[int, int],
+        max_bytes: int,
+        end: int,
     ) -> tuple[int, int]:
         """Return (ordinal, offset) where the batch ends: at a mark if one serves, else by walking."""
-        found = segment.mark_within(offset, limit)
-        if found is not None and found[0] <= end:
-            return found
-        if end >= segment.end:
-            return self._walk(descriptor, first, offset, until=segment.end, limit=limit)
-        return self._walk(descriptor, first, offset, until=end, limit=limit)
+        limit = start[1] + max_bytes
+        if whole[1] <= limit and whole[0] <= end:
+            return whole
+        mark = segment.last_mark_until(limit)
+        if mark[1] > start[1] and mark[0] <= end:
+            return mark
+        return self._walk(descriptor, start, min(whole[0], end), limit)
 
-    def _walk(self, descriptor: int, ordinal: int, offset: int, *, until: int, limit: int) -> tuple[int, int]:
-        """Step from document to document; stops at `until`, or before `limit` but after one document."""
-        began = ordinal
-        stop = (ordinal, offset)
+    def _walk(self, descriptor: int, start: tuple[int, int], until: int, limit: int | None) -> tuple[int, int]:
+        """Step from document to document to the ordinal `until`, or as far as the offset `limit` allows.
+
+        At least one step is made.
+        """
+        ordinal, offset = stop = start
         while ordinal < until:
             head = os.pread(descriptor, frames.HEADER.size + 2, offset)
             length, _ = frames.HEADER.unpack_from(head)
             offset += frames.HEADER.size + length
             if frames.is_document(head[frames.HEADER.size :]):
                 ordinal += 1
-                if offset > limit and stop[0] > began:
+                if limit is not None and offset > limit and stop != start:
                     break
                 stop = (ordinal, offset)
         return stop

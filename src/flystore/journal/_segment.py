@@ -116,12 +116,9 @@ class Segment:
         """Return the last mark at or before `ordinal`."""
         return self.marks[bisect_right(self.marks, ordinal, key=lambda mark: mark[0]) - 1]
 
-    def mark_within(self, offset: int, limit: int) -> tuple[int, int] | None:
-        """Return the furthest known end of a document beyond `offset` and not beyond `limit`."""
-        if offset < self.size <= limit:
-            return self.end, self.size
-        found = self.marks[bisect_right(self.marks, limit, key=lambda mark: mark[1]) - 1]
-        return found if offset < found[1] <= limit else None
+    def last_mark_until(self, offset: int) -> tuple[int, int]:
+        """Return the last mark at or before `offset`, which is not inside the header."""
+        return self.marks[bisect_right(self.marks, offset, key=lambda mark: mark[1]) - 1]
 
 
 class Opened(NamedTuple):
@@ -166,9 +163,7 @@ def _let_others_run() -> None:
 
 
 class _Reading:
-    def __init__(
-        self, descriptor: int, path: Path, number: int, last: bool, pause: Callable[[], None]
-    ) -> None:
+    def __init__(self, descriptor: int, path: Path, number: int, last: bool, pause: Callable[[], None]) -> None:
         self.descriptor, self.path, self.number, self.last, self.pause = (
             descriptor,
             path,
@@ -235,9 +230,7 @@ class _Reading:
         if not torn or self._good_frame_follows():
             return Opened(header, segment, None, self._damage("the frame's length or checksum is wrong"))
         if not self.last:
-            return Opened(
-                header, segment, None, self._damage("the segment ends inside a frame, but others follow")
-            )
+            return Opened(header, segment, None, self._damage("the segment ends inside a frame, but others follow"))
         return Opened(header, segment, self.at, None)
 
     def _good_frame_follows(self) -> bool:

@@ -60,8 +60,9 @@ class GroupSync:
         looked = time.monotonic()
         while True:
             self._something.wait()
-            stopping = self._stop.wait(self._interval)
+            # Cleared before the pause: whatever is set after it, the end included, is seen next time.
             self._something.clear()
+            stopping = self._stop.wait(self._interval)
             self._sync_all()
             if stopping:
                 return

@@ -469,8 +469,7 @@ def _unwrap(depth: int, code: int, data: memoryview) -> Any:
 
 
 _UNPACKERS: list[Unpack] = [
-    msgspec.msgpack.Decoder(ext_hook=partial(_unwrap, depth)).decode
-    for depth in range(_MAX_DECODED_DEPTH + 1)
+    msgspec.msgpack.Decoder(ext_hook=partial(_unwrap, depth)).decode for depth in range(_MAX_DECODED_DEPTH + 1)
 ]
 _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
 _CONTAINER_HEADS = bytes([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)])

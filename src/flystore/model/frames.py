@@ -100,9 +100,7 @@ def scan(buffer: bytes | bytearray | memoryview) -> Scan:
     return Scan(spans, at, None, False)
 
 
-def split_frames(
-    buffer: bytes | bytearray | memoryview, *, where: str = ""
-) -> Iterator[tuple[int, memoryview]]:
+def split_frames(buffer: bytes | bytearray | memoryview, *, where: str = "") -> Iterator[tuple[int, memoryview]]:
     """Yield (offset of the frame, payload) for each frame.
 
     Raises
@@ -115,9 +113,7 @@ def split_frames(
     for start, stop in found.spans:
         yield start - HEADER.size, view[start:stop]
     if found.problem is not None:
-        raise Damaged(
-            f"{where}: {found.problem}" if where else found.problem, where=where, offset=found.valid
-        )
+        raise Damaged(f"{where}: {found.problem}" if where else found.problem, where=where, offset=found.valid)
 
 
 def kind_of(payload: bytes | memoryview) -> int:

@@ -364,7 +364,7 @@ class _Batch:
             node = stream_node(run, after)
             offer(node, node_digest(node))
         if after.rows:
-            if work.columns_changed:
+            if work.columns_changed or not work.before.rows:
                 for node in table_nodes(run, after):
                     offer(node, node_digest(node))
             if work.columns_changed or after.rows != work.before.rows:

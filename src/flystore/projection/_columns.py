@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ._metadata import clean_text
+from ._metadata import clean_text, printed
 
 BOOL, NAT, NEG, BIG, HUGE, WIDE, FLOAT, TEXT, OTHER = (1 << n for n in range(9))
 """bool; 0 … 2^63-1; -2^63 … -1; 2^63 … 2^64-1; integers beyond; |integer| >= 2^53; float; text; anything else."""
@@ -342,7 +342,7 @@ def text_of(value: Any) -> str:
         plain = _canonical(value)
         return clean_text(plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError):
-        return clean_text(str(value))
+        return printed(value)
 
 
 def _canonical(value: Any) -> Any:
@@ -361,7 +361,7 @@ def _canonical(value: Any) -> Any:
         return {str(key): _canonical(inner) for key, inner in value.items()}
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).decode("utf-8", "backslashreplace")
-    return str(value)
+    return printed(value)
 
 
 def _parsed(text: str) -> Any:

@@ -30,7 +30,7 @@ def json_view(value: Any, depth: int = DEPTH) -> Any:
     if kind is float:
         return _float_view(value)
     if depth <= 0:
-        return clean_text(str(value))
+        return printed(value)
     if isinstance(value, Mapping):
         return {clean_text(str(key)): json_view(inner, depth - 1) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -68,13 +68,22 @@ def _rare_view(value: Any, depth: int) -> Any:
         return clean_text(str.__str__(value))
     if isinstance(value, date):
         return value.isoformat()
-    return clean_text(str(value))
+    return printed(value)
 
 
 def _numpy_view(value: Any, depth: int) -> Any:
     if value.dtype.kind in "mM":
         return json_view(value.astype(str).tolist(), depth - 1)
     return json_view(value.tolist(), depth - 1)
+
+
+def printed(value: Any) -> str:
+    """Return the text of any object, also of one that cannot be printed."""
+    try:
+        return clean_text(str(value))
+    except Exception:  # noqa: BLE001
+        # Objects in documents may come from anywhere, and lists may be nested deeper than Python prints.
+        return f"<{type(value).__name__} that cannot be printed>"
 
 
 def clean_text(text: str) -> str:

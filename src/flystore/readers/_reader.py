@@ -16,7 +16,7 @@ from ._registry import open_rows
 from ._sequence import NumberedNames, SequenceRows
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
 
-_MOST_PROBED = 2**24
+MOST_PROBED = 2**24
 """Most events that a probe looks at one by one."""
 
 
@@ -168,7 +168,7 @@ def status_of(error: FlystoreError) -> str:
 
 def _found(events: Events) -> ResourceProbe:
     source = events.source
-    numbers = np.arange(min(events.count, _MOST_PROBED))
+    numbers = np.arange(min(events.count, MOST_PROBED))
     holes = ranges_of(~events.present(numbers))
     truncated = ranges_of(events.truncated(numbers))
     why = None

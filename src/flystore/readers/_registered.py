@@ -18,7 +18,7 @@ from flystore.model.structures import ArrayStructure, DataSource
 from flystore.storage import Roots, require_below
 
 from ._events import Events, mismatch, require_dtype
-from ._reader import status_of
+from ._reader import MOST_PROBED, status_of
 from ._registry import is_sequence, open_rows
 from ._sequence import ListedNames, SequenceRows
 from ._source import RowSource
@@ -170,10 +170,11 @@ class ArrayReader:
 
     def _found(self, source: RowSource, count: int) -> ArrayProbe:
         announced = self.structure.shape[0] if self.structure.shape else 1
-        rows = np.arange(source.shape[0])
+        item, row = math.prod(self.structure.shape[1:]), max(1, math.prod(source.shape[1:]))
+        rows = np.arange(min(source.shape[0], -(-announced * item // row), MOST_PROBED))
         good = source.present(rows) & ~source.truncated(rows)
         unbroken = len(rows) if good.all() else int(np.argmin(good))
-        readable = unbroken * count // max(1, source.shape[0])
+        readable = min(count, unbroken * row // item) if item else count
         why = None
         if readable < announced:
             why = f"{source.name}: {readable} of {announced} registered entries can be read"

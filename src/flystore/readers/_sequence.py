@@ -28,6 +28,10 @@ class Names(Protocol):
         """Return the rows up to the last one whose file is there."""
         ...
 
+    def first(self) -> int | None:
+        """Return the first row whose file is there, None if there is none."""
+        ...
+
 
 class ListedNames:
     """Files that are listed one by one, in order."""
@@ -41,6 +45,9 @@ class ListedNames:
 
     def count(self) -> int:
         return len(self._uris)
+
+    def first(self) -> int | None:
+        return next((row for row, uri in enumerate(self._uris) if self._exists(uri)), None)
 
     def exist(self, rows: np.ndarray) -> np.ndarray:
         return np.array([self._exists(self._uris[row]) for row in rows.tolist()], bool)
@@ -60,7 +67,7 @@ class NumberedNames:
         self._template = FileTemplate.parse(resource.template or "")
         self._prefix = resource.uri
         self._first = resource.first_file
-        self._sizes: dict[int, int] | None = None
+        self._rows: set[int] | None = None
 
     def uri(self, row: int) -> str:
         return self._joined(self._template.name(self._first + row))
@@ -71,22 +78,26 @@ class NumberedNames:
         return self._prefix + name
 
     def exist(self, rows: np.ndarray) -> np.ndarray:
-        if self._template.spec is None:
-            return np.array([bool(self._listed().get(0)) for _ in rows], bool)
-        sizes = self._listed()
-        return np.array([sizes.get(self._first + row, 0) > 0 for row in rows.tolist()], bool)
+        there = self._there()
+        return np.array([row in there for row in rows.tolist()], bool)
 
     def count(self) -> int:
-        there = [number for number, size in self._listed().items() if size > 0]
-        return max(0, max(there, default=self._first - 1) - self._first + 1)
+        return max(self._there(), default=-1) + 1
 
-    def _listed(self) -> dict[int, int]:
-        """Return the size in bytes of every file of the sequence that is there, by number."""
-        if self._sizes is None:
-            self._sizes = self._list()
-        return self._sizes
+    def first(self) -> int | None:
+        return min(self._there(), default=None)
+
+    def _there(self) -> set[int]:
+        """Return the rows whose files are there and not empty; the directory is read once."""
+        if self._rows is None:
+            numbers = [number for number, size in self._list().items() if size > 0]
+            # A template without a field names one file, which is row 0.
+            first = 0 if self._template.spec is None else self._first
+            self._rows = {number - first for number in numbers if number >= first}
+        return self._rows
 
     def _list(self) -> dict[int, int]:
+        """Return the size in bytes of every file of the sequence that is there, by number."""
         whole = FileTemplate(self._joined(self._template.before), self._template.spec, self._template.after)
         cut = max(whole.before.rfind("/"), whole.before.rfind("\\")) + 1
         if "/" in whole.after or "\\" in whole.after:
@@ -140,12 +151,12 @@ class SequenceRows:
             self._note_last()
 
     def _first_there(self) -> int:
-        rows = np.flatnonzero(self._names.exist(np.arange(self._count)))
-        if not len(rows):
+        row = self._names.first()
+        if row is None:
             # Says what is wrong with the first one: missing, outside, unreadable.
             self._opener(self._names.uri(0)).close()
             raise MissingAsset(f"{self.name}: no file of the sequence is there")
-        return int(rows[0])
+        return row
 
     def _note_last(self) -> None:
         """Let the newest file count in the fingerprint; it is where a growing sequence changes."""

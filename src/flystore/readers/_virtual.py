@@ -38,7 +38,9 @@ class Stripe:
     count: int
     block: int
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Number of indices."""
         return self.count * self.block
 
     @property
@@ -72,7 +74,7 @@ class Stripe:
     @property
     def end(self) -> int:
         """One more than the last index, 0 if there is none."""
-        return self.start + (self.count - 1) * self.stride + self.block if len(self) else 0
+        return self.start + (self.count - 1) * self.stride + self.block if self.size else 0
 
 
 def _stripe(start: int, stride: int, count: int, block: int) -> Stripe:
@@ -111,9 +113,9 @@ class Settled:
         stripe = self.out_of[0]
         if self.pairs[0] == 0:
             return stripe.at(places)
-        if len(stripe) > _MOST_ROWS:
-            raise Unsupported(f"a virtual source maps {len(stripe)} rows to one; the limit is {_MOST_ROWS}")
-        return stripe.at(np.arange(len(stripe)))
+        if stripe.size > _MOST_ROWS:
+            raise Unsupported(f"a virtual source maps {stripe.size} rows to one; the limit is {_MOST_ROWS}")
+        return stripe.at(np.arange(stripe.size))
 
 
 def mappings_of(dataset: h5py.Dataset, name: str) -> tuple[Mapping, ...]:
@@ -150,7 +152,12 @@ def _stripes(space: Any, name: str) -> tuple[Stripe, ...] | None:
         return None
     if kind == h5py.h5s.SEL_HYPERSLABS and space.is_regular_hyperslab():
         columns = zip(*space.get_regular_hyperslab(), strict=True)
-        return tuple(_stripe(*(int(n) for n in column)) for column in columns)
+        stripes = tuple(_stripe(*(int(n) for n in column)) for column in columns)
+        limited = [stripe for stripe in stripes if not stripe.unlimited]
+        # Beyond this the arithmetic below would not fit 64 bits; no file holds as much.
+        if math.prod(s.size for s in limited) > 2**60 or any(s.start + s.stride > 2**60 for s in limited):
+            raise Unsupported(f"{name}: a virtual source is mapped to more places than any file has")
+        return stripes
     raise Unsupported(f"{name}: a virtual source is mapped by an irregular selection, which is not read here")
 
 
@@ -171,13 +178,15 @@ def settle(mapping: Mapping, source_shape: tuple[int, ...], name: str) -> Settle
             raise Unsupported(f"{name}: an unlimited mapping does not run along the first axis of its source")
         first = out_of[0].cut(source_shape[0])
         whole = into[0].block if into[0].block != _UNLIMITED else 1
-        first = out_of[0].with_length(len(first) // whole * whole)
-        into, out_of = (into[0].with_length(len(first)), *into[1:]), (first, *out_of[1:])
-    if len(into) == len(out_of) and all(len(a) == len(b) for a, b in zip(into, out_of, strict=True)):
+        first = out_of[0].with_length(first.size // whole * whole)
+        into, out_of = (into[0].with_length(first.size), *into[1:]), (first, *out_of[1:])
+    elif len(into) == len(out_of):
+        out_of = tuple(b.with_length(a.size) if b.unlimited else b for a, b in zip(into, out_of, strict=True))
+    if len(into) == len(out_of) and all(a.size == b.size for a, b in zip(into, out_of, strict=True)):
         return Settled(into, out_of, tuple(range(len(into))))
-    wanted = [axis for axis, stripe in enumerate(into) if len(stripe) != 1]
-    moving = [axis for axis, stripe in enumerate(out_of) if len(stripe) != 1]
-    if [len(into[a]) for a in wanted] != [len(out_of[a]) for a in moving]:
+    wanted = [axis for axis, stripe in enumerate(into) if stripe.size != 1]
+    moving = [axis for axis, stripe in enumerate(out_of) if stripe.size != 1]
+    if [into[a].size for a in wanted] != [out_of[a].size for a in moving]:
         raise Unsupported(f"{name}: a virtual source is mapped between axes that do not correspond")
     partner = dict(zip(wanted, moving, strict=True))
     return Settled(into, out_of, tuple(partner.get(axis) for axis in range(len(into))))
@@ -245,7 +254,7 @@ class VirtualRows:
             mine, places = self._rows_of(mapping, rows)
             if len(mine):
                 there = self._there(mapping, places)
-                covered[mine[there]] += math.prod(map(len, mapping.into[1:]))
+                covered[mine[there]] += math.prod(stripe.size for stripe in mapping.into[1:])
         whole = math.prod(self.shape[1:])
         if (covered > whole).any():
             raise Unsupported(f"{self.name}: virtual sources overlap, which is not read here")

@@ -396,7 +396,8 @@ class Camera(_Flying):
 
     def is_in_file(self, event: int) -> bool:
         """Return whether the frames of an event, counted from 0 in the order taken, were written."""
-        kept = self._expected is None or event < self._expected - self.defects.short_by
+        short = self.defects.short_by
+        kept = self._expected is None or not short or event < self._expected - short
         return kept and event not in self.defects.unwritten
 
     def expect(self, events: int) -> None:

@@ -59,9 +59,13 @@ def write_with_stock(url: str, documents: Any, **settings: Any) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        writer = TiledWriter(from_uri(url, api_key=API_KEY), **settings)
-        for name, doc in documents:
-            writer(name, doc)
+        client = from_uri(url, api_key=API_KEY)
+        try:
+            writer = TiledWriter(client, **settings)
+            for name, doc in documents:
+                writer(name, doc)
+        finally:
+            client.context.http_client.close()
 
 
 def read_with_stock(url: str, uid: str, stream: str) -> Any:
@@ -72,7 +76,11 @@ def read_with_stock(url: str, uid: str, stream: str) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return from_uri(url, api_key=API_KEY)[uid][stream].read()
+        client = from_uri(url, api_key=API_KEY)
+        try:
+            return client[uid][stream].read()
+        finally:
+            client.context.http_client.close()
 
 
 def main(directory: str) -> None:

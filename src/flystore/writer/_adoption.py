@@ -25,22 +25,15 @@ def take_left_behind(
     stopping : callable
         Asked before each journal whether to leave it to the next writer.
     """
-    for path in _left_behind(home):
+    paths = [path for path in _left_behind(home) if _is_meant_for(path, target, elsewhere)]
+    # Twice: who only looks whether a journal is held holds it for a moment, and may turn us away.
+    for path in (*paths, *paths):
         if stopping():
             return
         try:
-            meant_for = identity(path).target
-            if meant_for != target:
-                logger.warning(
-                    "%s holds documents that an earlier writer meant for %s; a RunWriter for that address sends them",
-                    path,
-                    meant_for,
-                )
-                elsewhere(meant_for)
-                continue
             taken = Journal.take_over(path)
         except Conflict:
-            continue  # another writer was first
+            continue  # we have it, or another writer was first
         except (FlystoreError, OSError) as error:
             logger.error("the journal %s cannot be taken over: %s", path, error)
             continue
@@ -50,6 +43,23 @@ def take_left_behind(
             yield taken
         else:
             taken.close()
+
+
+def _is_meant_for(path: Path, target: str, elsewhere: Callable[[str], None]) -> bool:
+    try:
+        meant_for = identity(path).target
+    except (FlystoreError, OSError) as error:
+        logger.error("the journal %s cannot be taken over: %s", path, error)
+        return False
+    if meant_for == target:
+        return True
+    logger.warning(
+        "%s holds documents that an earlier writer meant for %s; a RunWriter for that address sends them",
+        path,
+        meant_for,
+    )
+    elsewhere(meant_for)
+    return False
 
 
 def _left_behind(home: Path) -> list[Path]:

@@ -36,4 +36,6 @@ def stock_client(stock_url):
         warnings.simplefilter("ignore")
         from tiled.client import from_uri as stock_from_uri
 
-        return stock_from_uri(stock_url, api_key=API_KEY)
+        client = stock_from_uri(stock_url, api_key=API_KEY)
+    yield client
+    client.context.http_client.close()

@@ -11,7 +11,10 @@ import pytest
 
 import flystore
 
-HEAVY = "xarray pandas dask sqlalchemy starlette uvicorn h5py zarr numcodecs tiled bluesky httpx".split()
+SCIENCE = ["xarray", "pandas", "dask"]
+SERVER = ["sqlalchemy", "starlette", "uvicorn", "h5py", "zarr", "numcodecs"]
+PEERS = ["tiled", "bluesky", "httpx"]
+HEAVY = [*SCIENCE, *SERVER, *PEERS]
 
 
 def loaded_after(code):

@@ -72,9 +72,7 @@ def test_several_documents_in_one_append_get_consecutive_ordinals(journal):
     max_bytes=st.integers(1, 10_000),
     segment_bytes=st.sampled_from([512, 4096, 2**20]),
 )
-def test_batches_of_any_size_put_together_are_the_documents_in_order(
-    tmp_path_factory, count, max_bytes, segment_bytes
-):
+def test_batches_of_any_size_put_together_are_the_documents_in_order(tmp_path_factory, count, max_bytes, segment_bytes):
     written = document_payloads(count)
     with Journal.create(
         tmp_path_factory.mktemp("home"), target=TARGET, reserve_bytes=0, segment_bytes=segment_bytes
@@ -232,6 +230,36 @@ def test_a_payload_that_is_no_document_and_no_template_is_refused_before_it_is_w
         log.append([b"\xc0\xc0"])
     assert log.end == 0
     assert segment_files(journal.path) == []
+
+
+def test_a_batch_of_a_log_that_grows_is_whole_and_counted_right(journal):
+    log = journal.open_run("run-1")
+    written = document_payloads(3000)
+
+    def work():
+        for payloads in written:
+            log.append(payloads)
+
+    writer = threading.Thread(target=work)
+    writer.start()
+    at, sent = 0, []
+    while at < len(written):
+        batch = log.batch(at, 100_000)
+        documents = [bytes(p) for _, p in frames.split_frames(batch.data) if frames.is_document(p)]
+        assert len(documents) == batch.count
+        sent += documents
+        at = batch.end
+    writer.join()
+    assert sent == [payloads[-1] for payloads in written]
+
+
+def test_closing_always_ends_the_syncing_thread(tmp_path):
+    for number in range(200):
+        with Journal.create(tmp_path, target=TARGET, reserve_bytes=0, sync_interval=1e-4) as journal:
+            log = journal.open_run(f"run-{number}")
+            for payloads in document_payloads(number % 5 + 1):
+                log.append(payloads)
+    assert not any(thread.name == "flystore-journal-sync" for thread in threading.enumerate())
 
 
 def test_several_threads_may_append_to_one_log(journal):

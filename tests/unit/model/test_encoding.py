@@ -62,9 +62,7 @@ VALUES = {
     "empty array": np.empty((0, 3), "<f4"),
     "Fortran array": np.asfortranarray(np.arange(6, dtype="<i8").reshape(2, 3)),
     "text array": np.array(["a", "bcd", ""]),
-    "record array": np.array(
-        [(1, [2, 3], (4.0,))], [("a", "|u1"), ("b", "<i2", (2,)), ("c", [("d", "<f4")])]
-    ),
+    "record array": np.array([(1, [2, 3], (4.0,))], [("a", "|u1"), ("b", "<i2", (2,)), ("c", [("d", "<f4")])]),
     "padded record array": np.zeros(1, np.dtype([("a", "|i1"), ("b", "<f8")], align=True)),
     "tuple": (1, (2, "x"), ()),
     "set": {3, 1, "b"},

@@ -302,9 +302,7 @@ def test_splitting_names_the_place_and_gives_what_came_before():
     one = frame(payloads_of(DOCUMENTS)[0])
     walk = split_frames(one + one[:-1], where="segment 7")
     assert next(walk)[0] == 0
-    with pytest.raises(
-        Damaged, match=rf"segment 7: frame 1 at offset {len(one)} lacks its last 1 bytes"
-    ) as caught:
+    with pytest.raises(Damaged, match=rf"segment 7: frame 1 at offset {len(one)} lacks its last 1 bytes") as caught:
         next(walk)
     assert caught.value.offset == len(one)
 

@@ -161,6 +161,8 @@ def test_a_burst_taken_again_after_a_pause_repeats_its_seq_nums_with_new_frames(
     assert flat(recorder.ranges("camera")) == expected
     assert flat(recorder.ranges("Angle")) == expected
     np.testing.assert_array_equal(content(panda, "/Counter1"), panda.values("Counter1", 8))
+    frames = content(camera, camera.dataset)
+    np.testing.assert_array_equal(frames, np.concatenate([camera.frames(index) for index in range(8)]))
 
 
 def test_lost_documents_leave_a_gap_in_the_seq_nums(engine, tmp_path):
