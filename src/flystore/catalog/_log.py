@@ -44,7 +44,7 @@ _OF_RUN = log.c.run_uid == sa.bindparam("uid")
 _FIRST = Fixed(sa.select(sa.func.max(log.c.first_ordinal)).where(_OF_RUN, log.c.first_ordinal <= sa.bindparam("first")))
 _LAST = Fixed(sa.select(log.c.first_ordinal + log.c.count).where(_OF_RUN).order_by(log.c.first_ordinal.desc()).limit(1))
 _OF_RUN_FROM = Fixed(
-    sa.select(log.c.position, log.c.first_ordinal)
+    sa.select(log.c.position, log.c.first_ordinal, log.c.count)
     .where(_OF_RUN, log.c.first_ordinal >= sa.bindparam("first"), log.c.first_ordinal < sa.bindparam("stop"))
     .order_by(log.c.first_ordinal)
     .limit(sa.bindparam("limit"))
@@ -106,12 +106,13 @@ class LogReads:
         The first record may begin before `first` and the last end after `stop`. One record is in
         memory at a time. `uid` None: the documents of no run.
         """
-        at = self._start(uid, first)
+        at = self._start(uid, first) if stop is None or stop > first else None
         while at is not None:
             params = {"uid": _run_key(uid), "first": at, "limit": _PAGE}
             page = self._session.all(_OF_RUN_FROM, {**params, "stop": _FOREVER if stop is None else stop})
-            for position, _ in page:
-                yield self._record(position)
+            for position, begin, n in page:
+                if begin + n > first:
+                    yield self._record(position)
             at = page[-1][1] + 1 if len(page) == _PAGE else None
 
     def operations(self, after: int = 0, *, limit: int = 1_000) -> Iterator[LogRecord]:

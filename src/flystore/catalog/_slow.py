@@ -43,6 +43,8 @@ class SegmentReads:
 
         The first may begin before `first` and the last end after `stop`. One is in memory at a time.
         """
+        if stop is not None and stop <= first:
+            return
         row = self._session.one(_FIRST, {"of": series, "first": first})
         at: int | None = None if row is None else row[0]
         while at is not None:

@@ -93,7 +93,9 @@ class Table(Node):
         if not parts:
             return self.schema.empty_table().select(wanted or self.columns)
         found = parts[0] if len(parts) == 1 else pa.concat_tables(parts, promote_options="permissive")
-        return found if wanted is None or not set(wanted) <= set(found.column_names) else _ordered(found, wanted)
+        if wanted is None:
+            return found
+        return found.select([*wanted, *(name for name in found.column_names if name not in wanted)])
 
     def read(self, columns: Sequence[str] | str | None = None) -> Any:
         """Return the rows as a pandas DataFrame, its index restored where it was stored with one.

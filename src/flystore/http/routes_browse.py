@@ -1,5 +1,6 @@
 """About, metadata, search, distinct: what is there (protocol sections 3 and 4)."""
 
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlencode
 
@@ -7,7 +8,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-import flystore
 from flystore.model.errors import InvalidRequest
 from flystore.model.structures import Family
 from flystore.service import Entry, Service
@@ -16,6 +16,7 @@ from .negotiation import OCTETS, record
 from .parameters import PageRequest, flag, integer, page_request
 from .resources import Rendering, base_url, path_of
 
+FLYSTORE_VERSION = version("flystore")
 TILED_VERSION = "0.2.20"
 """The release whose protocol this is; clients compare `library_version` with it."""
 
@@ -48,7 +49,7 @@ def _about(request: Request) -> dict[str, Any]:
     base = base_url(request)
     return {
         "api_version": 0,
-        "library_version": f"{TILED_VERSION}+flystore.{flystore.__version__}",
+        "library_version": f"{TILED_VERSION}+flystore.{FLYSTORE_VERSION}",
         "formats": _FORMATS,
         "aliases": {"table": {ARROW_FILE: ["arrow", "feather"]}},
         "queries": _QUERIES,

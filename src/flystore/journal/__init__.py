@@ -3,7 +3,7 @@
 What is promised:
 
 - When `RunLog.append` returns, the document survives the death of the process; after the next group
-  sync (default 50 ms plus one sync), or at once with ``durability="each"``, also a power cut.
+  sync (default 50 ms, plus one sync), or at once with ``durability="each"``, also a power cut.
 - A torn last frame is dropped and reported. A bad frame anywhere else is `Damaged` and names the
   place; what precedes it stays readable and the file is kept.
 - What is not acknowledged is never deleted; what is, goes oldest first.

@@ -114,9 +114,7 @@ class Comparison(Query, frozen=True):
         msgspec.structs.force_setattr(self, "operator", _operator(self.operator, "comparison"))
         _keep_scalar(self, "comparison")
         if self.value is None or isinstance(self.value, bool):
-            raise InvalidRequest(
-                f"comparison of {self.key!r}: {self.value!r} has no order; use a number or text"
-            )
+            raise InvalidRequest(f"comparison of {self.key!r}: {self.value!r} has no order; use a number or text")
 
 
 class Contains(Query, frozen=True):
@@ -275,9 +273,7 @@ def matches(query: Query, node: Searchable, *, verdict: str | None = None) -> bo
     try:
         meaning = _MEANINGS[type(query)]
     except KeyError:
-        raise Unsupported(
-            f"search by {type(query).__name__.lower()} is not offered; use like or fulltext"
-        ) from None
+        raise Unsupported(f"search by {type(query).__name__.lower()} is not offered; use like or fulltext") from None
     return meaning(query, node)
 
 
@@ -435,11 +431,9 @@ def _scalar(value: Any, where: str) -> Scalar:
     if hasattr(value, "dtype") and hasattr(value, "item") and value.ndim == 0:
         value = value.item()  # a numpy number, as people have them in hand
     if _kind(value) == "other":
-        raise InvalidRequest(
-            f"{where}: search compares text, numbers, truth values and null, not {value!r:.80}"
-        )
-    if isinstance(value, float) and math.isnan(value):
-        raise InvalidRequest(f"{where}: nothing equals or orders with NaN")
+        raise InvalidRequest(f"{where}: search compares text, numbers, truth values and null, not {value!r:.80}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRequest(f"{where}: metadata holds no {value}; NaN and the infinities are null there")
     return value
 
 
@@ -630,7 +624,10 @@ def _family(text: str, where: str) -> Family:
 
 
 def _write_json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{value!r:.80} holds half a character, which no URL can carry") from error
 
 
 _TEXT = _Field(lambda text, where: text, str)
@@ -692,17 +689,14 @@ def _parse(name: str, columns: dict[str, list[str]]) -> list[Query]:
     used = {field: columns[field] for field in fields if field in columns}
     for field, kind in fields.items():
         if field not in used and kind.default is msgspec.UNSET:
-            raise InvalidRequest(
-                f"filter {name}: the field {field!r} is missing; it needs {', '.join(fields)}"
-            )
+            raise InvalidRequest(f"filter {name}: the field {field!r} is missing; it needs {', '.join(fields)}")
     counts = {field: len(values) for field, values in used.items()}
     if len(set(counts.values())) > 1:
         raise InvalidRequest(f"filter {name}: fields belong together one to one, but there are {counts}")
     queries = []
     for row in zip(*used.values(), strict=True):
         values = {
-            field: fields[field].read(text, f"filter {name}, {field}")
-            for field, text in zip(used, row, strict=True)
+            field: fields[field].read(text, f"filter {name}, {field}") for field, text in zip(used, row, strict=True)
         }
         queries.append(make(**values))
     return queries

@@ -347,9 +347,7 @@ class _Batch:
             after_run = msgspec.structs.replace(after_run, put=mark)
         return after_run, [*puts, *rows]
 
-    def _stream_nodes(
-        self, run: str, work: StreamWork, after: StreamState
-    ) -> tuple[list[PutNode], dict[str, bytes]]:
+    def _stream_nodes(self, run: str, work: StreamWork, after: StreamState) -> tuple[list[PutNode], dict[str, bytes]]:
         """Return the nodes of a stream that are not as they were put last, and the new marks."""
         put = dict(after.put)
         out: list[PutNode] = []

@@ -213,9 +213,7 @@ def array_view(column: ColumnType, stats: ArrayStats, rows: int, shape: Any, dty
     padded = stats.longest != stats.shortest or stats.holes or stats.rows < rows
     declared = _declared_dtype(dtype)
     found = _dtype(leaf_flags(column), stats, declared)
-    as_declared = declared is None or (
-        found.kind == declared.kind and found.itemsize <= max(declared.itemsize, 4)
-    )
+    as_declared = declared is None or (found.kind == declared.kind and found.itemsize <= max(declared.itemsize, 4))
     if padded and found.kind in "iub":
         found = np.dtype("<f8")
     rank_agrees = not isinstance(shape, (list, tuple)) or len(shape) == len(stats.longest)
@@ -231,9 +229,7 @@ def ragged_view(column: ColumnType, stats: ArrayStats, shape: Any) -> View:
     rank = max(1, len(stats.longest))
     declared = tuple(shape) if isinstance(shape, (list, tuple)) and len(shape) == rank else (None,) * rank
     fixed = [
-        n
-        if n is not None and axis < len(stats.longest) and stats.longest[axis] == stats.shortest[axis] == n
-        else None
+        n if n is not None and axis < len(stats.longest) and stats.longest[axis] == stats.shortest[axis] == n else None
         for axis, n in enumerate(declared)
     ]
     if all(n is not None for n in fixed):
@@ -361,9 +357,7 @@ def _place(array: pa.Array, out: np.ndarray) -> None:
     if levels > rank or (leaf_is_text != wants_text) or (leaf_is_text and not plain_text):
         for row, value in enumerate(array.to_pylist()):
             if value is not None:
-                _assign(
-                    value_of_text(value, not wants_text) if isinstance(value, str) else value, out, (row,)
-                )
+                _assign(value_of_text(value, not wants_text) if isinstance(value, str) else value, out, (row,))
         return
     positions, sizes = np.arange(len(array)), out.shape[1:]
     for axis in range(levels):

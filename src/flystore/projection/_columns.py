@@ -219,12 +219,7 @@ def _encode_arrays(values: Sequence[Any]) -> tuple[ColumnType, pa.Array] | None:
     present = [value for value in values if value is not None]
     ranks = {value.ndim for value in present}
     kinds = {value.dtype.kind for value in present}
-    if (
-        len(ranks) != 1
-        or ranks == {0}
-        or max(ranks) > _DEPTH
-        or not (kinds <= {"i", "u"} or kinds in ({"f"}, {"b"}))
-    ):
+    if len(ranks) != 1 or ranks == {0} or max(ranks) > _DEPTH or not (kinds <= {"i", "u"} or kinds in ({"f"}, {"b"})):
         return None
     flat = np.concatenate([value.ravel() for value in present])
     if flat.dtype.kind not in kinds or flat.dtype.itemsize > 8:
@@ -233,9 +228,7 @@ def _encode_arrays(values: Sequence[Any]) -> tuple[ColumnType, pa.Array] | None:
     inner = pa.array(flat)
     (rank,) = ranks
     for axis in reversed(range(1, rank)):
-        lengths = [
-            np.full(int(np.prod(value.shape[:axis])), value.shape[axis], np.int64) for value in present
-        ]
+        lengths = [np.full(int(np.prod(value.shape[:axis])), value.shape[axis], np.int64) for value in present]
         inner = _nest(inner, np.concatenate(lengths))
     array = _nest(inner, [0 if value is None else value.shape[0] for value in values], values)
     column = ColumnType(_flags_of_array(flat))

@@ -139,9 +139,7 @@ class ExternalArray(msgspec.Struct, frozen=True):
         try:
             return msgspec.msgpack.decode(data, type=cls, dec_hook=_decode_hook)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise Damaged(
-                f"the stored description of an external array cannot be decoded: {error}"
-            ) from error
+            raise Damaged(f"the stored description of an external array cannot be decoded: {error}") from error
 
     def locate(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return where wire rows lie.
@@ -170,8 +168,7 @@ class ExternalArray(msgspec.Struct, frozen=True):
             return (chosen.uri,)
         n = max(1, self.files_per_row)
         return tuple(
-            join_uri(chosen.uri, file_name(template, number))
-            for number in range(file_row * n, (file_row + 1) * n)
+            join_uri(chosen.uri, file_name(template, number)) for number in range(file_row * n, (file_row + 1) * n)
         )
 
 
@@ -351,11 +348,7 @@ def _layout(
         per_file = chunk_shape[0]
     elif multiplier:
         per_file = 1
-    elif (
-        len(chunk_shape) == len(item_shape)
-        and chunk_shape[1:] == item_shape[1:]
-        and frames % chunk_shape[0] == 0
-    ):
+    elif len(chunk_shape) == len(item_shape) and chunk_shape[1:] == item_shape[1:] and frames % chunk_shape[0] == 0:
         per_file = chunk_shape[0]
     else:
         per_file = frames
@@ -505,8 +498,7 @@ def _adapter_parameters(resource: Resource) -> dict[str, Any]:
 def assets(external: ExternalArray) -> tuple[Asset, ...]:
     """Return the files of a key: one for each resource, or each file of a sequence in the order of the rows."""
     return tuple(
-        Asset(uri, is_directory=False, parameter="data_uris", num=num)
-        for num, uri in enumerate(_uris(external))
+        Asset(uri, is_directory=False, parameter="data_uris", num=num) for num, uri in enumerate(_uris(external))
     )
 
 

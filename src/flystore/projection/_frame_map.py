@@ -234,7 +234,11 @@ def _place_one(announced: list[int], events: list[list[int]]) -> Placed:
         return Placed(FrameMap(np.array([[seq, 0, resource, index, count]])), 0, 0, count)
     first, number = events[0]
     low, high = max(seq, first), min(seq + count, first + number)
-    cuts = [(low, high), (seq, min(low, seq + count)), (max(high, seq), seq + count)] if low < high else [(seq, seq + count)]
+    cuts = (
+        [(low, high), (seq, min(low, seq + count)), (max(high, seq), seq + count)]
+        if low < high
+        else [(seq, seq + count)]
+    )
     runs = [(a, 0, resource, index + a - seq, b - a) for a, b in cuts if a < b]
     extra = count - max(0, high - low)
     return Placed(FrameMap(_merged(np.array(runs, np.int64))), extra, 0, count)

@@ -58,9 +58,7 @@ def stream_frames(stream: StreamState, resources: Mapping[str, ResourceState]) -
     """Work out frame maps and rows of a stream; pure."""
     events = np.array(stream.events, np.int64).reshape(-1, 2)
     keys = {
-        key: _key_frames(external, resources, events)
-        for key, external in stream.external.items()
-        if external.ranges
+        key: _key_frames(external, resources, events) for key, external in stream.external.items() if external.ranges
     }
     if stream.rows:
         intervals = [events]
@@ -117,9 +115,7 @@ def _one_range(external: ExternalState, resources: Mapping[str, ResourceState], 
 
 def _resource(uid: str, external: ExternalState, resources: Mapping[str, ResourceState]) -> Resource:
     state = resources[uid]
-    return Resource(
-        uid, state.uri, state.mimetype, {**state.parameters, **external.datum_kwargs.get(uid, {})}
-    )
+    return Resource(uid, state.uri, state.mimetype, {**state.parameters, **external.datum_kwargs.get(uid, {})})
 
 
 def _extents(announced: Ints) -> dict[int, tuple[int, int]]:

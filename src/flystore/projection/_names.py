@@ -1,8 +1,8 @@
-"""From the names in documents to path segments and columns. This is on-disk layout: it never changes.
+r"""From the names in documents to path segments and columns. This is on-disk layout: it never changes.
 
 Most names stay as they are. The others:
 
-1. *Escaping* (`segment`), for any name. ``~``, ``/``, ``\\``, ``%``, ``?``, ``#`` and control characters become
+1. *Escaping* (`segment`), for any name. ``~``, ``/``, ``\``, ``%``, ``?``, ``#`` and control characters become
    ``~XX``, two upper-case hexadecimal digits for each byte of their UTF-8 form. The names ``.`` and ``..``
    become ``~2E`` and ``~2E~2E``; the empty name becomes ``~``.
 2. *Reserved* data keys: ``time`` becomes ``time_`` and ``seq_num`` becomes ``seq_num_``, as TiledWriter has it.

@@ -170,9 +170,7 @@ def external_nodes(
         source = data_source(array, structure)
         metadata = announced.metadata if stopped else {}
         encoded = array.to_bytes()
-        node = PutNode(
-            (run, stream.segment, array.key), array.family, (), metadata, source.structure, source, encoded
-        )
+        node = PutNode((run, stream.segment, array.key), array.family, (), metadata, source.structure, source, encoded)
         aligned = is_aligned(array, frames.rows)
         yield node, encoded + msgspec.msgpack.encode((metadata, aligned))
 

@@ -10,11 +10,31 @@ from ._metadata import json_view
 
 DTYPE_BY_JSON_TYPE = {"number": "<f8", "array": "<f8", "boolean": "|b1", "string": "<U0", "integer": "<i8"}
 
-_HDF5_SPECS = (
-    "HDF5 AD_HDF5 AD_HDF5_SINGLE AD_HDF5_SWMR AD_HDF5_SWMR_STREAM AD_HDF5_SWMR_SLICE AD_HDF5_GERM PIL100K_HDF5 XSP "
-    "XSP3 XPS3 XSP3_BULK XSP3_STEP PANDA ROI_HDF5_FLY ROI_HDF51_FLY SIS_HDF51_FLY_STREAM_V1 MERLIN_FLY_STREAM_V2 "
-    "MERLIN_HDF5_BULK TPX_HDF5 EIGER2_STREAM PIL100k_HDF5 ZEBRA_HDF51_FLY_STREAM_V1"
-).split()
+_HDF5_SPECS = [
+    "HDF5",
+    "AD_HDF5",
+    "AD_HDF5_SINGLE",
+    "AD_HDF5_SWMR",
+    "AD_HDF5_SWMR_STREAM",
+    "AD_HDF5_SWMR_SLICE",
+    "AD_HDF5_GERM",
+    "PIL100K_HDF5",
+    "XSP",
+    "XSP3",
+    "XPS3",
+    "XSP3_BULK",
+    "XSP3_STEP",
+    "PANDA",
+    "ROI_HDF5_FLY",
+    "ROI_HDF51_FLY",
+    "SIS_HDF51_FLY_STREAM_V1",
+    "MERLIN_FLY_STREAM_V2",
+    "MERLIN_HDF5_BULK",
+    "TPX_HDF5",
+    "EIGER2_STREAM",
+    "PIL100k_HDF5",
+    "ZEBRA_HDF51_FLY_STREAM_V1",
+]
 MIMETYPE_BY_SPEC = {
     **dict.fromkeys(_HDF5_SPECS, "application/x-hdf5"),
     "AD_TIFF": "multipart/related;type=image/tiff",
@@ -123,13 +143,13 @@ def _rename_parameters(parameters: dict[str, Any], mimetype: str) -> None:
 
 
 def file_uri(root: str, resource_path: str, semantics: str) -> tuple[str, str]:
-    """Return the uri of a legacy resource, and its path if that is relative (else ``""``).
+    r"""Return the uri of a legacy resource, and its path if that is relative (else ``""``).
 
     Examples
     --------
     >>> file_uri("/r", "sub/", "posix")
     ('file://localhost/r/sub/', '')
-    >>> file_uri("C:\\\\data", "x.h5", "windows")
+    >>> file_uri("C:\\data", "x.h5", "windows")
     ('file://localhost/C:/data/x.h5', '')
     """
     if _SCHEME.match(resource_path) and not root:

@@ -26,18 +26,14 @@ KINDS: dict[str, _Kind] = {
     "renamed-stream": _Kind("The stream {stream!r} is stored under the name {detail!r}.", True),
     "stored-apart": _Kind("In stream {stream!r} the values of {key!r} are an array beside the table.", True),
     "stored-ragged": _Kind("In stream {stream!r} the values of {key!r} are a ragged array.", True),
-    "padded": _Kind(
-        "In stream {stream!r} rows of {key!r} have unequal lengths; the shorter are padded.", True
-    ),
+    "padded": _Kind("In stream {stream!r} rows of {key!r} have unequal lengths; the shorter are padded.", True),
     "row-missing": _Kind("In stream {stream!r} some Events have no value for the array {key!r}.", True),
     "declared-otherwise": _Kind(
         "In stream {stream!r} the values of {key!r} are not as declared; shape and type are those found.",
         True,
     ),
     "made-text": _Kind("In stream {stream!r} the values of {key!r} have no common type and are text.", True),
-    "inexact": _Kind(
-        "In stream {stream!r} some integers of {key!r} fit no integer type and are floats.", True
-    ),
+    "inexact": _Kind("In stream {stream!r} some integers of {key!r} fit no integer type and are floats.", True),
     "no-start": _Kind("Documents came before the Start document."),
     "second-start": _Kind("{count} further Start documents were ignored."),
     "second-stop": _Kind("{count} further Stop documents were ignored."),
@@ -50,12 +46,8 @@ KINDS: dict[str, _Kind] = {
     "other-run": _Kind("{count} documents name another run."),
     "unknown-descriptor": _Kind("{count} Events belong to no known descriptor."),
     "undeclared": _Kind("In stream {stream!r} the data key {key!r} is in Events but not in the descriptor."),
-    "filled-false": _Kind(
-        "In stream {stream!r} {count} values of {key!r} are marked unfilled but not external."
-    ),
-    "filled-value": _Kind(
-        "In stream {stream!r} {count} values of the external key {key!r} are in the Event."
-    ),
+    "filled-false": _Kind("In stream {stream!r} {count} values of {key!r} are marked unfilled but not external."),
+    "filled-value": _Kind("In stream {stream!r} {count} values of the external key {key!r} are in the Event."),
     "bad-seq-num": _Kind("In stream {stream!r} {count} Events have no usable seq_num; counted on."),
     "bad-time": _Kind("In stream {stream!r} {count} Events have no usable time."),
     "unequal-page": _Kind("In stream {stream!r} {count} Event pages have columns of unequal length."),
@@ -65,9 +57,7 @@ KINDS: dict[str, _Kind] = {
     "bad-range": _Kind("{count} StreamDatums of {key!r} have ranges that are empty or make no sense."),
     "uneven-range": _Kind("{count} StreamDatums of {key!r} have indices and seq_nums of unequal number."),
     "derived-seq-nums": _Kind("{count} StreamDatums of {key!r} have no seq_nums; taken from their indices."),
-    "undeclared-external": _Kind(
-        "In stream {stream!r} frames of {key!r} came, which no descriptor declares."
-    ),
+    "undeclared-external": _Kind("In stream {stream!r} frames of {key!r} came, which no descriptor declares."),
     "variable-shape": _Kind("In stream {stream!r} the external key {key!r} declares a variable shape."),
     "bad-dtype": _Kind("In stream {stream!r} the external key {key!r} declares no usable dtype."),
     "bad-chunk-shape": _Kind("In stream {stream!r} the chunk_shape of {key!r} does not fit its shape."),
@@ -105,9 +95,7 @@ class Note(msgspec.Struct, frozen=True):
     def text(self) -> str:
         known = KINDS.get(self.kind)
         sentence = known.sentence if known else "{kind} {stream} {key} {detail}"
-        return sentence.format(
-            kind=self.kind, stream=self.stream, key=self.key, detail=self.detail, count=self.count
-        )
+        return sentence.format(kind=self.kind, stream=self.stream, key=self.key, detail=self.detail, count=self.count)
 
 
 def note_id(kind: str, stream: str = "", key: str = "", detail: str = "") -> str:

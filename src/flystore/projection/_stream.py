@@ -112,10 +112,7 @@ class StreamWork:
         owners = {}
         if isinstance(object_keys, Mapping):
             owners = {
-                key: name
-                for name, keys in object_keys.items()
-                if isinstance(keys, (list, tuple))
-                for key in keys
+                key: name for name, keys in object_keys.items() if isinstance(keys, (list, tuple)) for key in keys
             }
         changed = {}
         names = [key for key in declared if isinstance(key, str)]

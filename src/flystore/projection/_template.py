@@ -7,7 +7,7 @@ language is honoured, and widths are limited.
 import re
 from functools import lru_cache
 
-_PERCENT = re.compile(r"%([-+#0 ]*)(\d+)?(?:\.(\d+))?d")
+_PERCENT = re.compile(r"%%|%([-+#0 ]*)(\d+)?(?:\.(\d+))?d")
 _FIELD = re.compile(r"\{\{|\}\}|\{0?(?::([<>^]?[+ ]?0?\d{0,3})d?)?\}")
 _WIDEST = 255  # of a file name on every file system we know
 
@@ -25,11 +25,14 @@ def compile_template(template: str, filename: str = "") -> str:
     """
     head, mark, tail = template.partition("%s")
     if mark:
-        template = head + filename.replace("%", "%%") + tail.replace("%s", "")
-    return _PERCENT.sub(_new_style, template).replace("%%", "%")
+        verbatim = filename.replace("%", "%%").replace("{", "{{").replace("}", "}}")
+        template = head + verbatim + tail.replace("%s", "")
+    return _PERCENT.sub(_new_style, template)
 
 
 def _new_style(found: re.Match[str]) -> str:
+    if found.group() == "%%":
+        return "%"
     flags, width, precision = found.groups()
     if width and precision:
         return f"{{:0{min(max(int(width), int(precision)), _WIDEST)}d}}"

@@ -87,8 +87,10 @@ class Verdict(msgspec.Struct, frozen=True):
         else ``complete``.
     exit_status : str or None
         Of the Stop document.
-    gaps, extra, retaken : int
+    gaps, extra : int
         Over all streams and keys. Gaps of a running run are those before the last frame of each key.
+    retaken : int
+        Over all streams: of the rows, or of the key with most.
     points, expected_points : int
         Of the main stream: ``primary``, or else the one with most rows. Expected is ``num_points`` of the Start
         document if it says so, else what the documents themselves lead to.
@@ -139,7 +141,7 @@ def verdict(state: RunState) -> Verdict:
     keys = [key for stream in streams.values() for key in stream.keys.values()]
     gaps = _gaps(streams, stopped)
     extra = sum(key.extra for key in keys)
-    retaken = sum(stream.retaken for stream in streams.values()) + sum(key.retaken for key in keys)
+    retaken = sum(max([stream.retaken, *(key.retaken for key in stream.keys.values())]) for stream in streams.values())
     points, expected = _points(state, streams)
     return Verdict(
         _state(stopped, gaps, extra, retaken),

@@ -17,7 +17,8 @@ from ._gather import as_range, as_slice
 
 _THREADS = max(1, min(4, os.cpu_count() or 1))
 _WORTH_THREADS = 2**20
-"""Decoded bytes above which threads pay for being started."""
+_WORTH_A_JOB = 2**15
+"""Decoded bytes, of all jobs and of each, above which threads pay for being started and for taking turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Piece:
     ----------
     box : tuple of int
         Which box, one index an axis.
-    rows : (m,) int64
-        Rows within the box.
+    rows : range or (m,) int64
+        Rows within the box; a range where they are evenly spaced.
     rest : tuple of range
         Further axes, within the box.
     into_rows : slice or (m,) int64
@@ -38,7 +39,7 @@ class Piece:
     """
 
     box: tuple[int, ...]
-    rows: np.ndarray
+    rows: "range | np.ndarray"
     rest: tuple[range, ...]
     into_rows: "slice | np.ndarray"
     into_rest: tuple[slice, ...]
@@ -51,8 +52,8 @@ class Piece:
     @property
     def source(self) -> tuple["slice | np.ndarray", ...]:
         """Index of the piece in the whole box."""
-        rows = as_range(self.rows)
-        return (self.rows if rows is None else as_slice(rows), *map(as_slice, self.rest))
+        rows = as_slice(self.rows) if isinstance(self.rows, range) else self.rows
+        return (rows, *map(as_slice, self.rest))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +73,10 @@ def pieces(rows: np.ndarray, rest: Sequence[range], box: Sequence[int]) -> Itera
         Shape of a box; positive.
     """
     axes = [list(_cut_axis(r, n)) for r, n in zip(rest, box[1:], strict=True)]
-    for number, local, into in _cut_rows(rows, box[0]):
+    even = as_range(rows)
+    cut: Iterator[tuple[int, range | np.ndarray, slice | np.ndarray]]
+    cut = _cut_axis(even, box[0]) if even is not None else _cut_rows(rows, box[0])
+    for number, local, into in cut:
         for parts in itertools.product(*axes):
             yield Piece(
                 (number, *(part[0] for part in parts)),
@@ -93,7 +97,7 @@ def _cut_axis(r: range, n: int) -> Iterator[tuple[int, range, slice]]:
         done += count
 
 
-def _cut_rows(rows: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray, "slice | np.ndarray"]]:
+def _cut_rows(rows: np.ndarray, n: int) -> Iterator[tuple[int, "range | np.ndarray", "slice | np.ndarray"]]:
     numbers = rows // n
     ordered = bool((numbers[1:] >= numbers[:-1]).all())
     order = None if ordered else np.argsort(numbers, kind="stable")
@@ -103,12 +107,14 @@ def _cut_rows(rows: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray, "slic
     for start, stop in itertools.pairwise(edges):
         number = int(numbers[start])
         into = slice(start, stop) if order is None else order[start:stop]
-        yield number, rows[start:stop] - number * n, into
+        local = rows[start:stop] - number * n
+        even = as_range(local)
+        yield number, local if even is None else even, into
 
 
 def run_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
     """Run jobs, in threads where there is enough to do; the first error ends them all."""
-    if len(jobs) < 2 or nbytes < _WORTH_THREADS or _THREADS == 1:
+    if _THREADS == 1 or len(jobs) < 2 or nbytes < max(_WORTH_THREADS, _WORTH_A_JOB * len(jobs)):
         for job in jobs:
             job()
         return

@@ -20,7 +20,7 @@ from flystore.storage import OpenedFile, Roots, require_below
 
 from ._chunks import Piece, pieces, run_all
 from ._filters import BY_HDF5, NAMES, BadChunk, Filter, decode, is_planned
-from ._gather import as_range, c_strides, gather, some
+from ._gather import c_strides, gather, some
 from ._h5file import is_settling, open_linked, with_dataset
 from ._source import RowSource
 from ._virtual import Mapping, VirtualRows, mappings_of
@@ -33,6 +33,7 @@ _BOX_BYTES = 2**20
 
 _DRAIN = 2**16
 _BATCH = 2**14
+_MERGED_BYTES = 2**21
 _NESTED = 4
 
 
@@ -350,7 +351,8 @@ class Hdf5Rows:
             self._read_by_hdf5(parts, out)
             return
         if not layout.filters:
-            jobs = [self._copying(p, out, layout.chunks, i) for p, i in zip(parts, at, strict=True)]
+            self._require_whole(parts, at, layout.chunks)
+            jobs = [self._copying(p, out, layout.chunks, i) for p, i in self._merged(parts, at, layout.chunks)]
         else:
             jobs = [self._decoding(p, out, layout.chunks, i) for p, i in zip(parts, at, strict=True)]
             nbytes = layout.dtype.itemsize * math.prod(layout.box) * len(parts)
@@ -392,11 +394,36 @@ class Hdf5Rows:
 
         return job
 
+    def _require_whole(self, parts: list[Piece], at: list[int], chunks: ChunkMap) -> None:
+        nbytes = self.dtype.itemsize * math.prod(self._layout.box)
+        for wrong in np.flatnonzero(chunks.sizes[at] != nbytes)[:1]:
+            raise Unreadable(
+                f"{self.name}: chunk {parts[wrong].box} has {chunks.sizes[at[wrong]]} bytes; a chunk is {nbytes}"
+            )
+
+    def _merged(self, parts: list[Piece], at: list[int], chunks: ChunkMap) -> list[tuple[Piece, int]]:
+        """Join pieces whose chunks lie one after the other in the file; thousands of small ones are common."""
+        box = self._layout.box
+        if box[1:] != self.shape[1:] or not all(isinstance(part.into_rows, slice) for part in parts):
+            return list(zip(parts, at, strict=True))
+        nbytes = self.dtype.itemsize * math.prod(box)
+        most = max(1, _MERGED_BYTES // max(nbytes, 1))
+        result: list[tuple[Piece, int]] = []
+        first = 0
+        for number, (part, index) in enumerate(zip(parts, at, strict=True)):
+            if result and number - first < most:
+                last, start = result[-1]
+                follows = int(chunks.offsets[index]) == int(chunks.offsets[start]) + (number - first) * nbytes
+                joined = _join(last, part, (number - first) * box[0]) if follows else None
+                if joined is not None:
+                    result[-1] = joined, start
+                    continue
+            first = number
+            result.append((part, index))
+        return result
+
     def _copying(self, part: Piece, out: np.ndarray, chunks: ChunkMap, index: int) -> Callable[[], None]:
-        box, itemsize = self._layout.box, self.dtype.itemsize
-        if int(chunks.sizes[index]) != itemsize * math.prod(box):
-            raise Unreadable(f"{self.name}: chunk {part.box} has {chunks.sizes[index]} bytes; that is no chunk")
-        offset, strides = int(chunks.offsets[index]), c_strides(box, itemsize)
+        offset, strides = int(chunks.offsets[index]), c_strides(self._layout.box, self.dtype.itemsize)
         return lambda: self._gather(offset, strides, part, out)
 
     def _cutting(self, part: Piece, out: np.ndarray) -> Callable[[], None]:
@@ -407,12 +434,11 @@ class Hdf5Rows:
         return lambda: self._gather(offset, strides, part, out)
 
     def _gather(self, offset: int, strides: tuple[int, ...], part: Piece, out: np.ndarray) -> None:
-        rows = as_range(part.rows)
-        if rows is not None and isinstance(part.into_rows, slice):
-            gather(self._owner, offset, strides, (rows, *part.rest), out[part.target])
+        if isinstance(part.rows, range) and isinstance(part.into_rows, slice):
+            gather(self._owner, offset, strides, (part.rows, *part.rest), out[part.target])
             return
         # Rows in no order, or repeated: each run of neighbours is read once and dealt out.
-        wanted, dealt = np.unique(part.rows, return_inverse=True)
+        wanted, dealt = np.unique(np.asarray(part.rows), return_inverse=True)
         edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
         between = np.empty((len(wanted), *part.shape[1:]), self.dtype)
         for start, stop in itertools.pairwise(edges):
@@ -438,6 +464,18 @@ class Hdf5Rows:
                 out[part.target] = dataset[region][part.source]
 
         with_dataset(self._roots, self._file, self._path, read)
+
+
+def _join(a: Piece, b: Piece, shift: int) -> Piece | None:
+    """Return two pieces as one, `b`'s box beginning `shift` rows after `a`'s; None if rows are left between."""
+    if not (isinstance(a.rows, range) and isinstance(b.rows, range)):
+        return None
+    if not (isinstance(a.into_rows, slice) and isinstance(b.into_rows, slice)):
+        return None
+    if a.rows.step != 1 or b.rows.step != 1 or a.rows.stop != b.rows.start + shift:
+        return None
+    rows = range(a.rows.start, b.rows.stop + shift)
+    return Piece(a.box, rows, a.rest, slice(a.into_rows.start, b.into_rows.stop), a.into_rest)
 
 
 _UNDONE_BY_BOTH = frozenset({1, 2, 3})  # deflate, shuffle, fletcher32: always compiled into HDF5

@@ -81,8 +81,8 @@ def _header(file: OpenedFile) -> tuple[tuple[int, ...], np.dtype, bool, int]:
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream, _HEADER_SIZE)
         else:
             raise ValueError(f"version {version} of the format is unknown")
-    # What a damaged header does to numpy's parser is not documented.
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+    # numpy parses the header as Python source, which meets damaged text with any of a dozen exceptions.
+    except Exception as error:
         raise Unreadable(f"{file.uri} is not a complete NPY file: {error}", uri=file.uri) from error
     if dtype.hasobject:
         raise Unsupported(f"{file.uri} holds pickled Python objects, which are never loaded")

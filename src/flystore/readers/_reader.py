@@ -116,12 +116,11 @@ class EventReader:
         require_below(math.prod(shape) * self._dtype.itemsize, limit_bytes, "this slice")
         if 0 in shape:
             return np.empty(shape, self._dtype)
-        numbers = np.unique(resources)
-        if len(numbers) == 1:
-            values = self._events(int(numbers[0])).read(rows, normal, limit_bytes)
+        if (resources == resources[0]).all():
+            values = self._events(int(resources[0])).read(rows, normal, limit_bytes)
             return np.ascontiguousarray(values)
         out = np.empty(shape, self._dtype)
-        for number in numbers.tolist():
+        for number in np.unique(resources).tolist():
             mine = resources == number
             out[mine] = self._events(number).read(rows[mine], normal, limit_bytes)
         return out

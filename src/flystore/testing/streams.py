@@ -61,8 +61,8 @@ def by_run(documents: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list
     for name, doc in documents:
         run = doc["uid"] if name == "start" else doc.get("run_start") or owner[_reference(doc)]
         for key in ("uid", "datum_id"):
-            for uid in doc[key] if isinstance(doc.get(key), list) else [doc.get(key)]:
-                owner[uid] = run
+            uids = doc.get(key, [])
+            owner.update(dict.fromkeys(uids if isinstance(uids, list) else [uids], run))
         runs.setdefault(run, []).append((name, dict(doc)))
     return runs
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from flystore.journal import Journal, identity, orphans, remove_spent
@@ -26,14 +27,17 @@ def take_left_behind(
         Asked before each journal whether to leave it to the next writer.
     """
     paths = [path for path in _left_behind(home) if _is_meant_for(path, target, elsewhere)]
-    # Twice: who only looks whether a journal is held holds it for a moment, and may turn us away.
-    for path in (*paths, *paths):
+    again: list[Path] = []
+    for path in chain(paths, again):
         if stopping():
             return
         try:
             taken = Journal.take_over(path)
         except Conflict:
-            continue  # we have it, or another writer was first
+            # Another writer was first; or one only looked whether it is held, which holds it for a moment.
+            if path not in again:
+                again.append(path)
+            continue
         except (FlystoreError, OSError) as error:
             logger.error("the journal %s cannot be taken over: %s", path, error)
             continue

@@ -103,7 +103,8 @@ def test_a_forked_child_neither_keeps_the_lock_nor_writes(tmp_path):
 def test_the_lock_outlives_no_parent_through_a_forked_child(tmp_path):
     script = HOLD.replace(
         "sys.stdin.read()",
-        "import os, signal\nif os.fork() == 0:\n    sys.stdin.read()\n    os._exit(0)\n"
+        "import os, signal\nif os.fork() == 0:\n"
+        "    print('forked', flush=True)\n    sys.stdin.read()\n    os._exit(0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)",
     )
     child = subprocess.Popen(
@@ -115,6 +116,7 @@ def test_the_lock_outlives_no_parent_through_a_forked_child(tmp_path):
     with child:
         assert child.stdout is not None
         path = child.stdout.readline().strip()
+        assert child.stdout.readline() == "forked\n"
         child.wait(30)  # the parent; its child still waits for our end of the pipe
         assert [str(found) for found in orphans(tmp_path)] == [path]
 

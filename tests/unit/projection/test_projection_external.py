@@ -291,7 +291,7 @@ def kinds(state):
     ("key", "parameters", "note"),
     [
         (external([4], dtype_numpy="nonsense"), {}, "bad-dtype"),
-        (external([4], dtype_numpy=None), {}, "bad-dtype"),
+        (external([4], dtype_numpy=[["a"]]), {}, "bad-dtype"),
         (external([4, 5]), {"chunk_shape": [1, 2, 3, 4]}, "bad-chunk-shape"),
         (external([4, 5]), {"chunk_shape": [0]}, "bad-chunk-shape"),
         (external([4, 5]), {"chunk_shape": "x"}, "bad-chunk-shape"),
@@ -360,7 +360,7 @@ def test_the_stored_form_comes_back_and_damage_is_told():
         ("img_{0:05d}.tif", "", 5, "img_00005.tif"),
         ("{}", "", 5, "5"),
         ("{{}}", "", 5, "{}"),
-        ("%s.h5", "50%d", 5, "50%d.h5"),
+        ("%s.h5", "50%d{}", 5, "50%d{}.h5"),
         ("{0.__class__}", "", 5, "{0.__class__}"),
         ("{filename}", "", 5, "{filename}"),
     ],

@@ -3,6 +3,8 @@
 If these fail, gaps, repeats, retakes or files that replace each other shift data silently: the worst that can happen.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -65,7 +67,7 @@ def test_runs_give_what_frame_by_frame_gives(announced, events):
 @given(announced=ranges, events=event_runs)
 def test_no_two_neighbouring_runs_could_be_one(announced, events):
     runs = placed(announced, events).frame_map.row_runs
-    for before, after in zip(runs, runs[1:], strict=False):
+    for before, after in pairwise(runs):
         n = before.count
         goes_on = RowRun(before.seq + n, before.take, before.resource, before.index + n, after.count)
         assert goes_on != after
