@@ -121,3 +121,40 @@ def serve(
             verbose=verbose,
         )
     )
+
+
+_CHECK_EPILOG = """
+Did the last scan work?      flystore check -- -1
+
+A stream of a new device:    flystore check documents.jsonl
+
+Exit status: 0 everything is whole and nothing is odd, 3 something is missing, odd or unreadable, 2 the command is wrong.
+"""
+
+_AT = Annotated[
+    str,
+    typer.Option("--at", metavar="URL|DIR", envvar="FLYSTORE_URL", help="The service, or the directory of a store."),
+]
+_KEY = Annotated[
+    str | None, typer.Option(metavar="KEY", envvar="FLYSTORE_API_KEY", show_default=False, help="For a service.")
+]
+
+
+@_app.command(epilog=_CHECK_EPILOG)
+def check(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|FILE...", help="Uid, part of it, scan id or -1; or a file of JSON lines; - is stdin."),
+    ],
+    at: _AT = "http://localhost:8000",
+    api_key: _KEY = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a run, on standard output.")] = False,
+) -> None:
+    """Say whether runs are whole, after looking at their files; or what is odd about a stream of documents.
+
+    A file of documents (one {"name", "doc"} a line) is checked here, without a service: what is odd about it,
+    and what to do.
+    """
+    from ._check import run_check
+
+    raise typer.Exit(run_check(targets, at, api_key, as_json))

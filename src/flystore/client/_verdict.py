@@ -10,8 +10,9 @@ from ._words import html_rows
 class Verdict:
     """What is complete and what is missing in a run, at the time it was asked for.
 
-    ``print(verdict)`` gives one line for people; `record` holds all counters for programs, and each of
-    its members is an attribute too: ``verdict.gaps``, ``verdict.streams``.
+    ``print(verdict)`` gives one line for people; `record` holds everything for programs. Its members are
+    attributes too (``verdict.files``, ``verdict.notes``), and so are the counters that the documents
+    alone give (``verdict.gaps``, ``verdict.streams``), where the documents were sent.
     """
 
     def __init__(self, record: Any) -> None:
@@ -36,9 +37,10 @@ class Verdict:
 
     def __getattr__(self, name: str) -> Any:
         record = self.__dict__.get("record", {})
-        if name in record:
-            return record[name]
-        raise AttributeError(f"the verdict has no {name!r}; it has {', '.join(record)}")
+        known = {**(record.get("documents") or {}), **record}
+        if name in known:
+            return known[name]
+        raise AttributeError(f"the verdict has no {name!r}; it has {', '.join(known)}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Verdict) and self.record == other.record

@@ -75,7 +75,7 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/metadata/{{path:path}}", routes_nodes.put_metadata, "PUT"),
         route(f"{API}/metadata/{{path:path}}", routes_nodes.delete, "DELETE"),
         route(f"{API}/stream/close/{{path:path}}", routes_nodes.close_stream, "DELETE"),
-        route(f"{API}/ingest/{{uid}}", routes_runs.ingest, "POST"),
+        route(f"{API}/ingest/{{uid:path}}", routes_runs.ingest, "POST"),
         route(f"{API}/ingest-orphans", routes_runs.ingest_orphans, "POST"),
         route(f"{API}/documents/{{path:path}}", routes_runs.documents, "GET"),
         route(f"{API}/frames/{{path:path}}", routes_runs.frames, "GET"),

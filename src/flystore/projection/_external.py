@@ -141,6 +141,16 @@ class ExternalArray(msgspec.Struct, frozen=True):
         except (msgspec.MsgspecError, ValueError) as error:
             raise Damaged(f"the stored description of an external array cannot be decoded: {error}") from error
 
+    def head(self, rows: int) -> Self:
+        """Return the same array with only its first `rows` rows, for a file that is behind the documents."""
+        lost = len(self.frame_map) - min(max(rows, 0), len(self.frame_map))
+        return msgspec.structs.replace(self, frame_map=self.frame_map.head(rows), extra=max(0, self.extra - lost))
+
+    def keep(self, present: NDArray[np.bool_]) -> Self:
+        """Return the same array with only those rows where `present`, (rows,) bool, is true."""
+        extra = int(np.count_nonzero(present[len(present) - self.extra :]))
+        return msgspec.structs.replace(self, frame_map=self.frame_map.keep(present), extra=extra)
+
     def locate(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return where wire rows lie.
 

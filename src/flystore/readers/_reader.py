@@ -1,6 +1,7 @@
 """Reading an externally stored data key by event: which resource, which event of it, which part."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Self
 
@@ -10,11 +11,13 @@ from flystore.model.errors import FlystoreError, InvalidRequest, MissingAsset, O
 from flystore.model.slices import Item, normalise, result_shape
 from flystore.storage import Roots, require_below
 
-from ._events import Events
+from ._events import Events, mismatch
 from ._gather import ranges_of
 from ._registry import open_rows
 from ._sequence import NumberedNames, SequenceRows
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
+
+_OPEN_AT_ONCE = 64
 
 MOST_PROBED = 2**24
 """Most events that a probe looks at one by one."""
@@ -23,7 +26,7 @@ MOST_PROBED = 2**24
 def open_reader(files: EventFiles, roots: Roots) -> "EventReader":
     """Return a reader of a data key; files are opened when they are first needed.
 
-    A reader sees each file as it was when it opened it: for a file that grows, take a new reader.
+    A reader sees a file as it was when it opened it: for a file that grows, take a new reader.
     """
     return EventReader(files, roots)
 
@@ -35,7 +38,7 @@ class EventReader:
         self.files = files
         self._roots = roots
         self._dtype = files.numpy_dtype
-        self._open: dict[int, Events] = {}
+        self._open: OrderedDict[int, Events] = OrderedDict()
 
     def close(self) -> None:
         """Close all files; a second call does nothing."""
@@ -129,12 +132,18 @@ class EventReader:
         if not 0 <= number < len(self.files.resources):
             raise InvalidRequest(f"there is no resource {number}; there are {len(self.files.resources)}")
         if number not in self._open:
-            source = self._source(self.files.resources[number])
+            resource = self.files.resources[number]
+            source = self._source(resource)
             try:
-                self._open[number] = Events(source, self.files.item_shape, self._dtype)
+                events = Events(source, self.files.item_shape, self._dtype)
+                _require_files(events, resource)
+                self._open[number] = events
             except BaseException:
                 source.close()
                 raise
+            while len(self._open) > _OPEN_AT_ONCE:
+                self._open.popitem(last=False)[1].source.close()
+        self._open.move_to_end(number)
         return self._open[number]
 
     def _source(self, resource: Resource) -> RowSource:
@@ -154,6 +163,18 @@ class EventReader:
             return _found(events)
         except FlystoreError as error:
             return ResourceProbe(status_of(error), why=error.message, kind=error.kind)
+
+
+def _require_files(events: Events, resource: Resource) -> None:
+    """Refuse a sequence whose files hold another part of an event than was announced: none would be found."""
+    found, announced = events.rows_per_event, resource.files_per_event
+    if resource.template is not None and found != announced and math.prod(events.item_shape) > 0:
+        raise mismatch(
+            f"{events.source.name} hold {events.source.shape[1:]} each, so {found} make one event of shape "
+            f"{events.item_shape}; {announced} files an event were announced",
+            announced,
+            found,
+        )
 
 
 def status_of(error: FlystoreError) -> str:

@@ -6,13 +6,14 @@ larger file serves its first rows; a smaller one ends the read with `Truncated`.
 """
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import msgspec
 import numpy as np
 
-from flystore.model.errors import FlystoreError, InvalidRequest, Truncated
+from flystore.model.errors import FlystoreError, InvalidRequest, NotReady, Truncated
 from flystore.model.slices import Item, normalise, parse_slice, result_shape, selected
 from flystore.model.structures import ArrayStructure, DataSource
 from flystore.storage import Roots, require_below
@@ -22,6 +23,8 @@ from ._reader import MOST_PROBED, status_of
 from ._registry import is_sequence, open_rows
 from ._sequence import ListedNames, SequenceRows
 from ._source import RowSource
+
+_OPEN_AT_ONCE = 64
 
 
 class ArrayProbe(msgspec.Struct, frozen=True):
@@ -215,37 +218,56 @@ class ArrayReader:
 
 
 class JoinedRows:
-    """Several sources one after the other along their first axis; see `RowSource`."""
+    """Several files one after the other along their first axis, a few of them open; see `RowSource`."""
 
-    def __init__(self, uris: Sequence[str], opener: Any) -> None:
-        self._parts: list[RowSource] = []
+    def __init__(self, uris: Sequence[str], opener: Callable[[str], RowSource]) -> None:
+        self._uris = uris
+        self._opener = opener
+        self._open: OrderedDict[int, RowSource] = OrderedDict()
+        self._counts: list[int] = []
         try:
-            for uri in uris:
-                self._parts.append(opener(uri))
-            first = self._parts[0]
-            for part in self._parts[1:]:
-                if part.shape[1:] != first.shape[1:] or part.dtype != first.dtype:
-                    raise mismatch(
-                        f"{part.name} is {part.dtype} {part.shape} and cannot be joined to {first.name}, which "
-                        f"is {first.dtype} {first.shape}",
-                        list(first.shape),
-                        list(part.shape),
-                    )
+            first = self._part(0)
+            self.name = f"{first.name} and {len(uris) - 1} more"
+            self.dtype = first.dtype
+            self.chunks = first.chunks
+            self.unverified = False
+            self.fingerprint: tuple[int, ...] = ()
+            self.modified_ns = 0
+            self._row_shape = first.shape[1:]
+            for number in range(len(uris)):
+                self._describe(self._part(number))
         except BaseException:
             self.close()
             raise
-        self._edges = np.cumsum([0, *(part.shape[0] for part in self._parts)])
-        self.name = f"{first.name} and {len(uris) - 1} more"
-        self.shape: tuple[int, ...] = (int(self._edges[-1]), *first.shape[1:])
-        self.dtype = first.dtype
-        self.chunks = first.chunks
-        self.unverified = any(part.unverified for part in self._parts)
-        self.fingerprint: tuple[int, ...] = tuple(n for part in self._parts for n in part.fingerprint)
-        self.modified_ns = max(part.modified_ns for part in self._parts)
+        self._edges = np.cumsum([0, *self._counts])
+        self.shape: tuple[int, ...] = (int(self._edges[-1]), *self._row_shape)
+
+    def _describe(self, part: RowSource) -> None:
+        if part.shape[1:] != self._row_shape or part.dtype != self.dtype:
+            raise mismatch(
+                f"{part.name} is {part.dtype} {part.shape} and cannot be joined to {self.name}, which are "
+                f"{self.dtype} with rows of {self._row_shape}",
+                list(self._row_shape),
+                list(part.shape),
+            )
+        self._counts.append(part.shape[0])
+        self.unverified |= part.unverified
+        self.fingerprint += part.fingerprint
+        self.modified_ns = max(self.modified_ns, part.modified_ns)
+
+    def _part(self, number: int) -> RowSource:
+        if number not in self._open:
+            part = self._open[number] = self._opener(self._uris[number])
+            if number < len(self._counts) and part.shape != (self._counts[number], *self._row_shape):
+                raise NotReady(f"{part.name} changes while it is read; try again in a moment")
+            while len(self._open) > _OPEN_AT_ONCE:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(number)
+        return self._open[number]
 
     def close(self) -> None:
-        for part in self._parts:
-            part.close()
+        while self._open:
+            self._open.popitem()[1].close()
 
     def present(self, rows: np.ndarray) -> np.ndarray:
         answer = np.zeros(len(rows), bool)
@@ -265,13 +287,12 @@ class JoinedRows:
             out[mine] = part.read(local, rest, limit_bytes)
         return out
 
-    def _split(self, rows: np.ndarray) -> list[tuple[RowSource, np.ndarray, np.ndarray]]:
+    def _split(self, rows: np.ndarray) -> Iterator[tuple[RowSource, np.ndarray, np.ndarray]]:
+        """Yield each part in question, which of `rows` are its, and their numbers in it."""
         owners = np.searchsorted(self._edges, rows, side="right") - 1
-        return [
-            (self._parts[i], mine, rows[mine] - self._edges[i])
-            for i in np.unique(owners).tolist()
-            for mine in (np.flatnonzero(owners == i),)
-        ]
+        for number in np.unique(owners).tolist():
+            mine = np.flatnonzero(owners == number)
+            yield self._part(number), mine, rows[mine] - self._edges[number]
 
 
 class SlicedRows:

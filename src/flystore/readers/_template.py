@@ -6,12 +6,12 @@ from typing import Self
 
 from flystore.model.errors import Unsupported
 
-_FIELD = re.compile(r"\{(?:0|index)?(?::(?P<spec>(?:[<>^=]|0)?[+]?(?:0)?[0-9]{0,2}d?))?\}")
+_FIELD = re.compile(r"\{0?(?::(?P<spec>[<>^]?[+ ]?0?(?:25[0-5]|2[0-4][0-9]|1?[0-9]{0,2})d?))?\}")
 
 
 @dataclass(frozen=True, slots=True)
 class FileTemplate:
-    """A file name template: ``img_{:06d}.tiff``.
+    """A file name template: ``img_{:06d}.tiff``. Names are at most 255 long, so fields are no wider.
 
     Only a plain number format is understood, so that a template can neither reach attributes nor ask for a
     name of a gigabyte. Doubled braces stand for braces.

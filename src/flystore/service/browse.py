@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from flystore.catalog import Catalog, Node, Snapshot
+from flystore.catalog import Catalog, Node, Run, Snapshot
 from flystore.model.errors import NotFound
 from flystore.model.queries import Query, SortKey
 from flystore.model.structures import BLUESKY_RUN, DataSource, Family
-from flystore.projection import ExternalArray, assets
+from flystore.projection import ExternalArray, assets, unescape
 
 from .columns import column_structure
 from .entries import Entry, root
@@ -168,6 +168,25 @@ def everything_below(snapshot: Snapshot, path: tuple[str, ...]) -> Iterator[Node
         if page.next_cursor is None:
             return
         after = page.next_cursor
+
+
+def run_at(snapshot: Snapshot, path: tuple[str, ...]) -> Run:
+    """Return what is kept of the run at `path`.
+
+    Raises
+    ------
+    NotFound
+        If there is none, or it was deleted.
+    """
+    run = None
+    if len(path) == 1:
+        node = snapshot.node(path)
+        # A run that is stored and not yet shown has no node; its path is its uid, escaped.
+        uid = unescape(path[0]) if node is None else node.run_uid
+        run = snapshot.run(uid) if uid is not None else None
+    if run is None or run.deleted or run.writer == "orphans":
+        raise NotFound(f"No such run: {'/'.join(path)}", path=list(path))
+    return run
 
 
 def is_run(node: Node) -> bool:

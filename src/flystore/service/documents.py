@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import msgspec
 
 from flystore.catalog import Catalog
-from flystore.model.errors import NotFound
 from flystore.model.frames import FrameEncoder, frame, is_document, split_frames
 
+from .browse import run_at
 from .log_bodies import unpack
 from .reconstruction import reconstructed
 
@@ -41,14 +41,11 @@ class Documents:
         NotFound
             If `path` is not a run.
         """
-        uid = path[0] if len(path) == 1 else ""
         with self._catalog.read() as snapshot:
-            run = snapshot.run(uid)
-        if run is None or run.deleted or run.writer == "orphans":
-            raise NotFound(f"No such run: {'/'.join(path)}", path=list(path))
+            run = run_at(snapshot, path)
         if run.writer == "documents":
-            return FoundDocuments(self._logged(uid, first), False)
-        return FoundDocuments(self._rebuilt(uid, first), True)
+            return FoundDocuments(self._logged(run.uid, first), False)
+        return FoundDocuments(self._rebuilt(path, first), True)
 
     def _logged(self, uid: str, first: int) -> Iterator[bytes]:
         # Templates come before the events that need them, so all records are walked from the first on.
@@ -62,10 +59,10 @@ class Documents:
             if kept:
                 yield b"".join(kept)
 
-    def _rebuilt(self, uid: str, first: int) -> Iterator[bytes]:
+    def _rebuilt(self, path: tuple[str, ...], first: int) -> Iterator[bytes]:
         encoder = FrameEncoder()
         with self._catalog.read() as snapshot:
-            documents = list(reconstructed(snapshot, uid))
+            documents = list(reconstructed(snapshot, path))
         for ordinal, (name, doc) in enumerate(documents):
             payloads = encoder.encode(name, doc)
             if ordinal < first:

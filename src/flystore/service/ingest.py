@@ -28,6 +28,9 @@ log = logging.getLogger("flystore.service")
 
 Writer = Literal["documents", "orphans"]
 
+MAX_UID = 255
+"""Characters in the uid of a run."""
+
 
 class Ack(msgspec.Struct, frozen=True):
     """How far a run is durable.
@@ -260,8 +263,8 @@ class Ingest:
 
 
 def _check_uid(uid: str) -> None:
-    if not uid or uid in (".", "..", "streams") or "/" in uid or len(uid) > 255 or not uid.isprintable():
-        raise InvalidRequest(f"{uid[:80]!r} cannot name a run: it must be a path segment of at most 255 characters")
+    if not uid or len(uid) > MAX_UID:
+        raise InvalidRequest(f"{uid[:80]!r} cannot name a run: it must have 1 to {MAX_UID} characters")
 
 
 def _admit(run: Run | None, uid: str, first: int, epoch: int, writer: Writer) -> int:

@@ -19,11 +19,12 @@ Document = tuple[str, dict[str, Any]]
 _LAST = float("inf")
 
 
-def reconstructed(snapshot: Snapshot, uid: str) -> Iterator[Document]:
-    """Yield the documents of run `uid`: start, the rest by time, external files, stop."""
-    run = snapshot.node((uid,))
+def reconstructed(snapshot: Snapshot, path: tuple[str, ...]) -> Iterator[Document]:
+    """Yield the documents of the run at `path`: start, the rest by time, external files, stop."""
+    run = snapshot.node(path)
     if run is None:
         return
+    uid = run.run_uid or run.key
     start = run.metadata.get("start")
     if isinstance(start, dict):
         yield "start", start

@@ -5,11 +5,10 @@ from typing import Any
 import msgspec
 
 from flystore.catalog import Catalog, Node, Observation, Run
-from flystore.model.errors import NotFound
 from flystore.model.structures import Family
-from flystore.projection import ExternalArray, RunState, line, verdict
+from flystore.projection import ExternalArray, RunState, line, segment, verdict
 
-from .browse import everything_below
+from .browse import everything_below, run_at
 from .observed import OK, present_map, readable_structure
 from .probing import Prober
 
@@ -89,13 +88,10 @@ class Verdicts:
         NotFound
             If there is no such run.
         """
-        uid = path[0] if len(path) == 1 else ""
         with self._catalog.read() as snapshot:
-            run = snapshot.run(uid)
-            if run is None or run.deleted or run.writer == "orphans":
-                raise NotFound(f"No such run: {'/'.join(path)}", path=list(path))
-            root = snapshot.node((uid,))
-            external = [node for node in everything_below(snapshot, (uid,)) if _has_files(node, run)]
+            run = run_at(snapshot, path)
+            root = snapshot.node(path)
+            external = [node for node in everything_below(snapshot, path) if _has_files(node, run)] if root else []
             if run.writer == "protocol":
                 sources = snapshot.data_sources([node.id for node in external])
                 external = [node for node in external if sources[node.id].management == "external"]
@@ -104,12 +100,12 @@ class Verdicts:
                 self._prober.look(node)
         with self._catalog.read() as snapshot:
             files = [_file_verdict(node, snapshot.observation(node.id)) for node in external]
-        return _combined(uid, run, root, files)
+        return _combined(run.uid, run, root, files)
 
     def line_after_stop(self, uid: str) -> str | None:
         """Return the line for people once a run has ended, after its files were looked at or 5 s."""
         self._prober.wait_idle(LOOK_SECONDS)
-        return self.of((uid,)).line
+        return self.of((segment(uid),)).line
 
 
 def _has_files(node: Node, run: Run) -> bool:

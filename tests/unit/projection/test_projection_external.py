@@ -344,6 +344,23 @@ def test_the_stored_form_comes_back_and_damage_is_told():
         ExternalArray.from_bytes(b"nonsense")
 
 
+@pytest.mark.parametrize("readable", range(6))
+def test_only_what_is_readable_can_be_shown_and_has_an_axis_of_its_own(readable):
+    run = RunDocuments()
+    stream = run.stream(m=internal(), img=external([2, 3]))
+    for n in range(4):
+        stream.event(m=float(n))
+    stream.frames("img", 0, 5)
+    _, nodes = project(run)
+    array = ExternalArray.from_bytes(nodes[("primary", "img")].external)
+
+    for part in (array.head(readable), array.keep(np.arange(5) < readable)):
+        structure = announced_structure(part, 4)
+        assert structure.shape == (min(readable, 5), 2, 3)
+        assert part.extra == (readable >= 5)
+        assert structure.dims == (None if readable == 4 else ("img_event", "img_dim1", "img_dim2"))
+
+
 # --- templates -------------------------------------------------------------------------------------------
 
 

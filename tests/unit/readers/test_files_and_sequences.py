@@ -75,6 +75,16 @@ def test_several_files_an_event_and_several_pages_a_file(tmp_path):
         np.testing.assert_array_equal(read(reader, [1], (slice(1, 6, 2), 2)), values.reshape(2, 6, 3, 4)[[1], 1::2, 2])
 
 
+def test_another_number_of_files_an_event_than_announced_is_a_mismatch(tmp_path):
+    tiffs(tmp_path, frames(4))
+    for announced, item in ((1, (2, 3, 4)), (2, (3, 4))):
+        resource = sequence(tmp_path, files_per_event=announced)
+        with reader_of(tmp_path, TIFF, "<u2", item, [resource]) as reader:
+            assert reader.probe().resources[0].status == "mismatch"
+            with pytest.raises(Unreadable, match=f"{announced} files an event were announced"):
+                read(reader, [0])
+
+
 def test_an_announced_length_one_axis_is_no_other_layout(tmp_path):
     values = frames(3)
     tiffs(tmp_path, values)
@@ -332,6 +342,7 @@ def test_bytes_and_unknown_types_have_no_array(tmp_path):
         ("a{:+06d}b", 5, "a+00005b"),
         ("{{x}}_{:03d}", 5, "{x}_005"),
         ("{:02d}", 12345, "12345"),
+        ("{: 04d}", 12, " 012"),
     ],
 )
 def test_a_template_names_files_and_reads_names(text, number, name):

@@ -148,7 +148,6 @@ def test_rows_whose_chunks_were_never_written_are_not_present_and_never_zeros(tm
         data = file.create_dataset("d", (12, 4, 5), "<u2", chunks=chunks, fillvalue=7)
         data[3:6] = 1
         data[9, :2] = 1  # half a frame, where chunks are half frames
-    whole = 9 if chunks == (3, 4, 5) else 6
     with reader_of(path) as reader:
         present = reader.present(0, range(12))
         assert present[3:6].all()
@@ -163,7 +162,6 @@ def test_rows_whose_chunks_were_never_written_are_not_present_and_never_zeros(tm
             with pytest.raises(Unreadable, match="never written") as caught:
                 read(reader, [4, row])
             assert caught.value.rows == [row]
-    assert whole in (6, 9)
 
 
 def test_an_event_is_present_when_all_its_rows_are(tmp_path):

@@ -103,6 +103,15 @@ def test_files_are_joined_in_the_order_of_their_numbers(tmp_path):
         assert reader.read((slice(None), 0)).tolist() == [0, 3, 100, 103, 106, 200]
 
 
+def test_many_files_are_joined_with_few_of_them_open(tmp_path):
+    names = hdf5(tmp_path, *(values_of(2, 3) + i for i in range(150)))
+    before = len(os.listdir("/proc/self/fd"))
+    with reader_of(tmp_path, names, (300, 3)) as reader:
+        assert reader.read((slice(None, None, -2), 0)).tolist() == [3 + i for i in reversed(range(150))]
+        assert len(os.listdir("/proc/self/fd")) < before + 100
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_scalars_are_stacked(tmp_path):
     names = hdf5(tmp_path, np.int32(4), np.int32(5))
     with reader_of(tmp_path, names, (2,)) as reader:
