@@ -21,7 +21,7 @@ from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from flystore.model.errors import Conflict, Damaged, FlystoreError, InvalidRequest, Misconfigured, Unavailable
-from flystore.storage import sync_directory
+from flystore.disk import sync_directory
 
 from ._place import prepare
 

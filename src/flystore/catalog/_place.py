@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from flystore.model.errors import Misconfigured
-from flystore.storage import make_directory_durably
+from flystore.disk import make_directory
 
 # SQLite's write-ahead log is shared memory between processes; over a network it corrupts
 # (sqlite.org/wal.html, section 1; sqlite.org/howtocorrupt.html, section 2.1).
@@ -29,7 +29,7 @@ def prepare(path: Path) -> None:
         If it cannot be made or written, or lies on a network file system.
     """
     try:
-        make_directory_durably(path.parent)
+        make_directory(path.parent)
     except OSError as error:
         raise Misconfigured(
             f"cannot make the directory {path.parent} for the catalogue ({error.strerror}); "

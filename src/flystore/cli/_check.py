@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flystore.model.errors import InvalidRequest, Misconfigured
 from flystore.model.structures import Family
-from flystore.projection import RunState, advance, line, verdict
+from flystore.projection import PutNode, RunState, advance, line, verdict
 
 from ._advice import ADVICE
 
@@ -85,7 +85,7 @@ def check_documents(uid: str, documents: list[tuple[str, dict[str, Any]]]) -> Re
     shown = [
         {"path": "/".join(change.path[1:]), "family": change.family, "structure": change.structure}
         for change in changes
-        if hasattr(change, "family") and change.family is not Family.CONTAINER
+        if isinstance(change, PutNode) and change.family is not Family.CONTAINER
     ]
     told = f"{line(found, start.get('scan_id'), uid)}, {found.state}"
     record = {"uid": uid, "line": told, **found.to_wire(), "remarks": remarks, "nodes": shown}

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Self
 
 from flystore.catalog import Catalog
+from flystore.disk import make_directory
 from flystore.model.errors import Misconfigured
-from flystore.storage import ArrayStore, PathMap, Roots, make_directory_durably
+from flystore.storage import ArrayStore, PathMap, Roots
 
 from .arrays import Arrays
 from .browse import Browse
@@ -75,7 +76,7 @@ class Service:
             if not Path(root).is_dir():
                 raise Misconfigured(f"the read root {root} is not a directory; make it or name another", root=str(root))
         arrays = directory / ARRAYS_DIRECTORY
-        make_directory_durably(arrays)
+        make_directory(arrays)
         catalog = Catalog.open(f"sqlite:///{directory.resolve() / CATALOG_FILE}")
         return cls(catalog, ArrayStore(arrays), Roots(read, maps), limits)
 
@@ -93,7 +94,7 @@ class Service:
 
 def _require_writable(directory: Path) -> None:
     try:
-        make_directory_durably(directory)
+        make_directory(directory)
         probe = directory / f".writable-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()

@@ -6,17 +6,12 @@ descriptor. Nothing here writes to a file that it did not make.
 """
 
 from ._arrays import ArrayStore, block_region
-from ._durable import make_directory_durably, sync_directory, write_durably
 from ._limits import human_bytes, require_below
 from ._roots import FileStream, OpenedFile, PathMap, Roots
 from ._segments import (
-    concatenate,
     decode_segment,
     decode_untrusted,
-    empty_batch,
     encode_segment,
-    unify,
-    widen,
 )
 from ._uris import candidate_paths, is_windows, uri_of_path
 
@@ -28,18 +23,11 @@ __all__ = [
     "Roots",
     "block_region",
     "candidate_paths",
-    "concatenate",
     "decode_segment",
     "decode_untrusted",
-    "empty_batch",
     "encode_segment",
     "human_bytes",
     "is_windows",
-    "make_directory_durably",
     "require_below",
-    "sync_directory",
-    "unify",
     "uri_of_path",
-    "widen",
-    "write_durably",
 ]

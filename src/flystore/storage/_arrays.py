@@ -24,11 +24,11 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
+from flystore.disk import make_directory, replace_file, sync_directory
 from flystore.model.errors import Conflict, Damaged, InvalidRequest, OutOfBounds
 from flystore.model.slices import Item, normalise, result_shape, selected
 from flystore.model.structures import ArrayStructure
 
-from ._durable import make_directory_durably, sync_directory, write_durably
 from ._limits import require_below
 
 _T = TypeVar("_T")
@@ -48,8 +48,8 @@ class _DurableStore(LocalStore):
 
     def set_sync(self, key: str, value: Buffer) -> None:
         path = self.root / key
-        make_directory_durably(path.parent)
-        write_durably(path, value.as_buffer_like())
+        make_directory(path.parent)
+        replace_file(path, value.as_buffer_like())
 
 
 class ArrayStore:
@@ -86,10 +86,10 @@ class ArrayStore:
         with self._lock(key):
             if path.exists():
                 raise Conflict(f"there is an array under {key!r} already")
-            make_directory_durably(path.parent)
+            make_directory(path.parent)
             extra = () if _is_native(dtype) else (dtype.itemsize,)
             if 0 in extra:
-                make_directory_durably(path)
+                make_directory(path)
                 return
             stored = _stored_dtype(dtype)
             zarr.create_array(

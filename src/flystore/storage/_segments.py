@@ -6,13 +6,10 @@ What arrives from outside is measured before it is inflated, and validated befor
 1,856 bytes of Arrow can claim 50 MB, and wrong string offsets can crash a process.
 """
 
-import json
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flystore.model.errors import Damaged, InvalidRequest
 
@@ -165,102 +162,3 @@ def _count_values(array: pa.Array) -> int:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return len(array) + len(array.values)
     return len(array)
-
-
-# --------------------------------------------------------------------------- one table of many batches
-
-
-def unify(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """Return batches of one series as a table of the series' current schema.
-
-    A series' schema may have widened since a batch was stored. Columns are found by name, a missing one
-    is null, a surplus one is left out. Null becomes anything; booleans and integers become doubles; anything
-    becomes a string as JSON text (strings stay as they are); lists convert element by element.
-
-    Raises
-    ------
-    Damaged
-        If a stored column cannot be what the schema says; names the column and both types.
-    """
-    cast_batches = [
-        pa.RecordBatch.from_arrays([_column(batch, field) for field in schema], schema=schema)
-        for batch in batches
-    ]
-    return pa.Table.from_batches(cast_batches, schema=schema)
-
-
-def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    position = batch.schema.get_field_index(field.name)
-    if position < 0:
-        return pa.nulls(batch.num_rows, field.type)
-    array = batch.column(position)
-    try:
-        return widen(array, field.type)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise Damaged(
-            f"column {field.name!r} was stored as {array.type} and cannot be read as {field.type}: {error}"
-        ) from error
-
-
-def widen(array: pa.Array, target: pa.DataType) -> pa.Array:
-    """Return an array converted to a wider type by the rules of `unify`."""
-    source = array.type
-    if source == target:
-        return array
-    if pa.types.is_null(source):
-        return pa.nulls(len(array), target)
-    if pa.types.is_string(target) or pa.types.is_large_string(target):
-        return _as_text(array, target)
-    if _is_list(source) and _is_list(target):
-        return _lists(array, target)
-    if pa.types.is_boolean(source) and pa.types.is_floating(target):
-        array = array.cast(pa.int8())
-    # Integers above 2**53 round to the nearest double, which is what widening to double means.
-    return array.cast(target, safe=not pa.types.is_floating(target))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _lists(array: pa.Array, target: pa.DataType) -> pa.Array:
-    if pa.types.is_fixed_size_list(array.type):
-        array = array.cast(pa.large_list(array.type.value_type))
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    offsets = [0, *lengths.cumsum().tolist()]
-    values = widen(array.flatten(), target.value_type)
-    mask = array.is_null() if array.null_count else None
-    if pa.types.is_fixed_size_list(target):
-        plain = pa.large_list(target.value_type)
-        return pa.LargeListArray.from_arrays(offsets, values, type=plain, mask=mask).cast(target)
-    kind: Callable[..., pa.Array] = (
-        pa.LargeListArray.from_arrays if pa.types.is_large_list(target) else pa.ListArray.from_arrays
-    )
-    return kind(pa.array(offsets, _offset_type(target)), values, type=target, mask=mask)
-
-
-def _offset_type(target: pa.DataType) -> pa.DataType:
-    return pa.int64() if pa.types.is_large_list(target) else pa.int32()
-
-
-def _as_text(array: pa.Array, target: pa.DataType) -> pa.Array:
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        return array.cast(target)
-    return pa.array([_text(value) for value in array.to_pylist()], target)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
-    """Return a batch of no rows."""
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
-
-
-def concatenate(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
-    """Return `unify(batches, schema)` as one contiguous batch, to be stored as one segment."""
-    if not batches:
-        return empty_batch(schema)
-    combined = unify(batches, schema).combine_chunks().to_batches()
-    return combined[0] if combined else empty_batch(schema)

@@ -29,7 +29,7 @@ class StockTiled:
 
     def write(self, documents: Iterable[Document], **settings: Any) -> None:
         """Send documents through the stock TiledWriter of bluesky-tiled-plugins; `settings` are its own."""
-        from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter  # type: ignore[import-untyped]
+        from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
 
         writer = TiledWriter(self.client, **settings)
         for name, doc in documents:
@@ -66,10 +66,10 @@ def stock_tiled(directory: Path) -> Iterator[StockTiled]:
     directory
         Exists. Tables and arrays are written into it, and files below it may be read.
     """
-    from tiled.catalog import in_memory  # type: ignore[import-untyped]
-    from tiled.client import from_context  # type: ignore[import-untyped]
-    from tiled.client.context import Context  # type: ignore[import-untyped]
-    from tiled.server.app import build_app  # type: ignore[import-untyped]
+    from tiled.catalog import in_memory
+    from tiled.client import from_context
+    from tiled.client.context import Context
+    from tiled.server.app import build_app
 
     catalog = in_memory(
         writable_storage=[f"file://localhost{directory}/stock", f"duckdb:///{directory}/stock.duckdb"],

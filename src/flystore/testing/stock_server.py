@@ -100,7 +100,12 @@ def main(directory: str) -> None:
     )
     app = build_app(catalog, authentication=Authentication(single_user_api_key=API_KEY))
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     with serving(app, lifespan="on", start_seconds=START_SECONDS) as url:
         sys.stdout.write(f"{url}\n")
         sys.stdout.flush()

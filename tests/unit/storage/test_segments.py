@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flystore.model.errors import Damaged, InvalidRequest, TooLarge
-from flystore.storage import concatenate, decode_segment, decode_untrusted, encode_segment, unify
+from flystore.storage import decode_segment, decode_untrusted, encode_segment
 
 MIB = 2**20
 
@@ -123,79 +123,3 @@ def test_changed_bytes_are_valid_or_an_invalid_request(compression, changes, cut
         return
     table.validate(full=True)
     table.to_pylist()
-
-
-def test_batches_of_a_widening_series_are_one_table():
-    first = batch(x=[1, 2], flag=[True, None], text=[1.5, 2.0], gone=[1, 2])
-    second = batch(x=[0.5], flag=[2.5], text=["new"], added=[[1.0, 2.0]])
-    schema = pa.schema(
-        [
-            ("x", pa.float64()),
-            ("flag", pa.float64()),
-            ("text", pa.string()),
-            ("added", pa.list_(pa.float64())),
-        ]
-    )
-    assert unify([first, second], schema).to_pydict() == {
-        "x": [1.0, 2.0, 0.5],
-        "flag": [1.0, None, 2.5],
-        "text": ["1.5", "2.0", "new"],
-        "added": [None, None, [1.0, 2.0]],
-    }
-
-
-@pytest.mark.parametrize(
-    ("values", "source", "target", "result"),
-    [
-        ([None, None], pa.null(), pa.list_(pa.int8()), [None, None]),
-        ([[1, 2], None, []], pa.list_(pa.int64()), pa.list_(pa.float64()), [[1.0, 2.0], None, []]),
-        ([[True]], pa.list_(pa.bool_()), pa.list_(pa.float64()), [[1.0]]),
-        (
-            [[[1], [2, 3]]],
-            pa.list_(pa.list_(pa.int8())),
-            pa.list_(pa.list_(pa.float64())),
-            [[[1.0], [2.0, 3.0]]],
-        ),
-        ([[1, None]], pa.list_(pa.int8()), pa.list_(pa.string()), [["1", None]]),
-        ([[]], pa.list_(pa.null()), pa.list_(pa.float64()), [[]]),
-        ([[1, 2], None], pa.list_(pa.int64(), 2), pa.list_(pa.float64()), [[1.0, 2.0], None]),
-        ([[1, 2]], pa.list_(pa.int64()), pa.list_(pa.float64(), 2), [[1.0, 2.0]]),
-        ([[1, 2]], pa.list_(pa.int64()), pa.large_list(pa.int64()), [[1, 2]]),
-        ([[1, 2], None], pa.list_(pa.int64()), pa.string(), ["[1, 2]", None]),
-        ([True, None], pa.bool_(), pa.string(), ["true", None]),
-        (["é"], pa.string(), pa.string(), ["é"]),
-        ([2**53 + 1], pa.int64(), pa.float64(), [float(2**53)]),
-        ([7], pa.int8(), pa.int64(), [7]),
-    ],
-)
-def test_widening_keeps_values(values, source, target, result):
-    table = unify([batch(x=pa.array(values, source))], pa.schema([("x", target)]))
-    assert table["x"].to_pylist() == result
-    table.validate(full=True)
-
-
-@given(
-    st.lists(
-        st.one_of(st.none(), st.lists(st.one_of(st.none(), st.integers(-9, 9)), max_size=3)), max_size=9
-    ),
-    st.data(),
-)
-def test_lists_convert_wherever_a_batch_is_cut(rows, data):
-    array = pa.array(rows, pa.list_(pa.int64()))
-    start = data.draw(st.integers(0, len(rows)))
-    piece = pa.RecordBatch.from_arrays([array], ["x"]).slice(start)
-    table = unify([piece], pa.schema([("x", pa.list_(pa.float64()))]))
-    assert table["x"].to_pylist() == rows[start:]
-
-
-def test_narrowing_is_damage_and_names_the_column():
-    with pytest.raises(Damaged, match="'x' was stored as string"):
-        unify([batch(x=["abc"])], pa.schema([("x", pa.float64())]))
-
-
-def test_concatenated_batches_are_one_batch():
-    schema = pa.schema([("x", pa.float64())])
-    whole = concatenate([batch(x=[1, 2]), batch(x=[0.5])], schema)
-    assert whole.to_pydict() == {"x": [1.0, 2.0, 0.5]}
-    assert concatenate([], schema).num_rows == 0
-    assert concatenate([batch(x=[1]).slice(1)], schema).num_rows == 0
