@@ -74,6 +74,18 @@ def test_uids_are_found_by_their_beginning(catalog):
         assert snapshot.run_uids_by_prefix("zz") == []
 
 
+def test_all_uids_are_listed_page_by_page(catalog):
+    with catalog.write() as tx:
+        for i in range(5):
+            tx.save_run(a_run(f"u{i}", closed="given up" if i == 3 else None, deleted=i == 4))
+
+    with catalog.read() as snapshot:
+        assert snapshot.run_uids(limit=3) == ["u0", "u1", "u2"]
+        assert snapshot.run_uids(after="u2") == ["u3", "u4"]
+        assert snapshot.run_uids(after="u4") == []
+        assert snapshot.run("u3").closed == "given up"
+
+
 def test_writers_of_one_run_take_turns_from_its_first_document_on(catalog):
     """Each reads the watermark and adds to it; without turns both would add at the same place."""
     failures = []

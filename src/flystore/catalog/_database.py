@@ -20,8 +20,8 @@ from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from flystore.model.errors import Conflict, Damaged, FlystoreError, InvalidRequest, Misconfigured, Unavailable
 from flystore.disk import sync_directory
+from flystore.model.errors import Conflict, Damaged, FlystoreError, InvalidRequest, Misconfigured, Unavailable
 
 from ._place import prepare
 

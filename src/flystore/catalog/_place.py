@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from flystore.model.errors import Misconfigured
 from flystore.disk import make_directory
+from flystore.model.errors import Misconfigured
 
 # SQLite's write-ahead log is shared memory between processes; over a network it corrupts
 # (sqlite.org/wal.html, section 1; sqlite.org/howtocorrupt.html, section 2.1).

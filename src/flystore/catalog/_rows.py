@@ -109,6 +109,8 @@ class Run(msgspec.Struct, frozen=True):
         Of the start document, Unix seconds; None while unknown.
     verdict : str or None
         State word of the documents' verdict; None where there is none to give.
+    closed : str or None
+        Why somebody closed the run without a stop document; None if nobody did.
     deleted : bool
         A tombstone: the tree is gone, late batches are not stored.
     node_id : int or None
@@ -125,6 +127,7 @@ class Run(msgspec.Struct, frozen=True):
     last_received: float
     start_time: float | None = None
     verdict: str | None = None
+    closed: str | None = None
     state_version: int = 1
     deleted: bool = False
     node_id: int | None = None

@@ -30,6 +30,9 @@ _BY_PREFIX = Fixed(
     .order_by(runs.c.uid)
     .limit(sa.bindparam("limit"))
 )
+_AFTER = Fixed(
+    sa.select(runs.c.uid).where(runs.c.uid > sa.bindparam("after")).order_by(runs.c.uid).limit(sa.bindparam("limit"))
+)
 _PAGE = 256
 
 
@@ -69,6 +72,10 @@ class RunReads:
         """Return up to `limit` uids that begin with `prefix`, in order."""
         params = {"low": prefix, "high": prefix + LAST_CHARACTER, "limit": limit}
         return [row[0] for row in self._session.all(_BY_PREFIX, params)]
+
+    def run_uids(self, after: str = "", limit: int = 1_000) -> list[str]:
+        """Return up to `limit` uids beyond `after` in order, of all writers, tombstones too."""
+        return [row[0] for row in self._session.all(_AFTER, {"after": after, "limit": limit})]
 
 
 def run_of(row: Row) -> Run:

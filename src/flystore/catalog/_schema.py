@@ -137,6 +137,7 @@ runs = sa.Table(
     sa.Column("last_received", _SECONDS, nullable=False),
     sa.Column("start_time", _SECONDS),
     sa.Column("verdict", _TEXT),
+    sa.Column("closed", _TEXT),
     sa.Column("state_version", sa.Integer, nullable=False),
     sa.Column("state", sa.LargeBinary, nullable=False),
     sa.Index("runs_by_silence", "open", "last_received"),

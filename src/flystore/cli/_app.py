@@ -144,7 +144,9 @@ _KEY = Annotated[
 def check(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="RUN|FILE...", help="Uid, part of it, scan id or -1; or a file of JSON lines; - is stdin."),
+        typer.Argument(
+            metavar="RUN|FILE...", help="Uid, part of it, scan id or -1; or a file of JSON lines; - is stdin."
+        ),
     ],
     at: _AT = "http://localhost:8000",
     api_key: _KEY = None,
@@ -158,3 +160,40 @@ def check(
     from ._check import run_check
 
     raise typer.Exit(run_check(targets, at, api_key, as_json))
+
+
+@_app.command()
+def close(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Uid, part of it, scan id or -1.")],
+    reason: Annotated[str, typer.Option(help="Why it will get no stop document; kept and shown.")],
+    at: _AT = "http://localhost:8000",
+    api_key: _KEY = None,
+) -> None:
+    """Declare a run interrupted that lost its writer.
+
+    It stays readable. Documents that come all the same are stored, and a late stop document wins.
+    """
+    from ._check import opened, run_named
+
+    with opened(at, api_key) as client:
+        print(run_named(client, run).declare_interrupted(reason))
+
+
+_REBUILD_EPILOG = """
+After an upgrade that mends how documents become a tree:   flystore rebuild /srv/flystore
+
+Exit status: 0 rebuilt, 2 the directory cannot be opened or a record of the log is damaged.
+"""
+
+
+@_app.command(epilog=_REBUILD_EPILOG)
+def rebuild(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a store.")],
+) -> None:
+    """Work the trees of all runs out again from the log.
+
+    Documents, rows written by clients, arrays and detector files are not touched. Prints what became different.
+    """
+    from ._rebuild import run_rebuild
+
+    run_rebuild(directory)

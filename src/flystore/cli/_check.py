@@ -51,14 +51,19 @@ def run_check(targets: list[str], at: str, api_key: str | None, as_json: bool) -
 
 def check_run(uid: str, at: str, api_key: str | None) -> Iterator[Report]:
     """Have the service look at the files of a run."""
-    with _opened(at, api_key) as client:
-        run = client[int(uid)] if uid.lstrip("-").isdigit() else client[uid]
-        found = run.check()
+    with opened(at, api_key) as client:
+        found = run_named(client, uid).check()
         remarks = [f"{file['path']}: {file['why']}" for file in found.files if file["why"]]
         yield Report(found.line, [*remarks, *found.notes], found.record, found.is_complete)
 
 
-def _opened(at: str, api_key: str | None) -> Any:
+def run_named(client: Any, name: str) -> Any:
+    """Return the run with a uid, part of it, a scan id, or a place from the end."""
+    return client[int(name)] if name.lstrip("-").isdigit() else client[name]
+
+
+def opened(at: str, api_key: str | None) -> Any:
+    """Return a client of the service at a URL, or of the store in a directory."""
     if "://" in at:
         from flystore.client import from_uri
 

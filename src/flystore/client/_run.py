@@ -126,6 +126,18 @@ class Run(Container):
         """Have the service look into the files of this run, and return the verdict."""
         return Verdict(self._session.record(api_path("verdict", *self.path), [("look", True)]))
 
+    def declare_interrupted(self, reason: str) -> Verdict:
+        """Say that this run lost its writer and will get no stop document; return the verdict.
+
+        Documents that come all the same are stored, and a late stop document wins.
+
+        Raises
+        ------
+        Conflict
+            If the run has its stop document, or this was said before.
+        """
+        return Verdict(self._session.record(api_path("close", *self.path), method="POST", body={"reason": reason}))
+
     # --- showing ------------------------------------------------------------------------------
 
     def _facts(self) -> list[tuple[str, str]]:

@@ -80,6 +80,7 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/documents/{{path:path}}", routes_runs.documents, "GET"),
         route(f"{API}/frames/{{path:path}}", routes_runs.frames, "GET"),
         route(f"{API}/verdict/{{path:path}}", routes_runs.verdict, "GET"),
+        route(f"{API}/close/{{path:path}}", routes_runs.close_run, "POST"),
     ]
 
 

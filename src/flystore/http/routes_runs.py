@@ -12,7 +12,7 @@ from flystore.model.errors import InvalidRequest
 from flystore.model.frames import FRAMES_MIMETYPE
 from flystore.service import Service
 
-from .negotiation import read_body, record
+from .negotiation import expect_object, read_body, read_json, record
 from .parameters import integer, needed_integer
 from .resources import path_of
 
@@ -72,6 +72,18 @@ async def frames(request: Request) -> Response:
     service: Service = request.app.state.service
     found: Any = await run_in_threadpool(service.arrays.frame_table, path_of(request))
     return record(request, found)
+
+
+async def close_run(request: Request) -> Response:
+    """``POST /close/{uid}``: declare a run interrupted that lost its writer; the answer is its verdict."""
+    request.app.state.access.require(request, "write:metadata")
+    service: Service = request.app.state.service
+    content = expect_object(await read_json(request, request.app.state.limits.json_bytes))
+    reason = content.get("reason")
+    if not isinstance(reason, str) or not reason.strip():
+        raise InvalidRequest('the body must name a reason: {"reason": "…"}')
+    found = await run_in_threadpool(service.verdicts.close, path_of(request), reason.strip())
+    return record(request, msgspec.structs.asdict(found))
 
 
 async def verdict(request: Request) -> Response:

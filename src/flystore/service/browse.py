@@ -4,19 +4,21 @@ A run's streams answer at ``<run>/<stream>`` and at ``<run>/streams/<stream>``, 
 unless a node ``streams`` really exists. Columns of a table are entries below it.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
 from flystore.catalog import Catalog, Node, Run, Snapshot
 from flystore.model.errors import NotFound
-from flystore.model.queries import Query, SortKey
+from flystore.model.queries import Query, SortKey, Verdict
 from flystore.model.structures import BLUESKY_RUN, DataSource, Family
 from flystore.projection import ExternalArray, assets, unescape
 
 from .columns import column_structure
 from .entries import Entry, root
+from .limits import Limits
 from .observed import readable_structure
 
 STREAMS = "streams"
@@ -42,8 +44,18 @@ class EntryPage(msgspec.Struct, frozen=True):
 class Browse:
     """Reads the catalogue; never opens a file."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, limits: Limits, clock: Callable[[], float] = time.time) -> None:
         self._catalog = catalog
+        self._limits = limits
+        self._clock = clock
+
+    def _now(self, queries: tuple[Query, ...]) -> tuple[Query, ...]:
+        """Return queries that know since when a silent run counts as interrupted."""
+        since = self._clock() - self._limits.silence_seconds
+        return tuple(
+            msgspec.structs.replace(query, silent_since=since) if isinstance(query, Verdict) else query
+            for query in queries
+        )
 
     def entry(self, path: tuple[str, ...]) -> Entry:
         """Return what lies at `path`.
@@ -109,7 +121,7 @@ class Browse:
 
     def count(self, entry: Entry, queries: tuple[Query, ...]) -> int:
         with self._catalog.read() as snapshot:
-            return snapshot.count(entry.stored_path, queries)
+            return snapshot.count(entry.stored_path, self._now(queries))
 
     def children(
         self,
@@ -122,6 +134,7 @@ class Browse:
         cursor: int | None = None,
     ) -> EntryPage:
         """Return a page of a container's children, and how many there are in all."""
+        queries = self._now(queries)
         with self._catalog.read() as snapshot:
             where = entry.stored_path
             page = snapshot.children(where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor)
@@ -140,7 +153,7 @@ class Browse:
     ) -> dict[str, Any]:
         with self._catalog.read() as snapshot:
             return snapshot.distinct(
-                entry.stored_path, query=queries, keys=keys, families=families, specs=specs, counts=counts
+                entry.stored_path, query=self._now(queries), keys=keys, families=families, specs=specs, counts=counts
             )
 
     def data_sources(self, entry: Entry) -> list[DataSource]:

@@ -16,6 +16,7 @@ import msgspec
 from flystore.catalog import Catalog, Run, Snapshot, Transaction
 from flystore.model.errors import Conflict, ContentClash, Damaged, InvalidRequest, SequenceGap, StaleEpoch, TooLarge
 from flystore.model.frames import FrameDecoder, frame, is_document, split_frames
+from flystore.model.queries import INTERRUPTED
 from flystore.projection import RunState, advance, verdict
 
 from .limits import Limits
@@ -177,6 +178,8 @@ class Ingest:
         else:
             state = state.with_templates(decoder.templates)
         stopped = any(name == "stop" for _, name, _ in documents)
+        # A late stop document wins over somebody's word that the run was interrupted.
+        closed = None if stopped or run is None else run.closed
         tx.save_run(
             Run(
                 uid=uid,
@@ -188,7 +191,8 @@ class Ingest:
                 open=not (stopped or (run is not None and not run.open)),
                 last_received=received,
                 start_time=_start_time(documents, run),
-                verdict=verdict(state).state if writer == "documents" else None,
+                verdict=_state_word(state, closed) if writer == "documents" else None,
+                closed=closed,
             )
         )
         return _Stored(Ack(watermark, epoch), state, look_at, stopped)
@@ -303,6 +307,10 @@ def _compare(tx: Transaction, uid: str, first: int, watermark: int, arrived: _Ar
             raise ContentClash(f"run {uid}: document {ordinal} is stored with other content", ordinal=ordinal)
 
 
+def _state_word(state: RunState, closed: str | None) -> str:
+    return verdict(state).state if closed is None else INTERRUPTED
+
+
 def _start_time(documents: Sequence[tuple[int, str, dict[str, Any]]], run: Run | None) -> float | None:
     if run is not None:
         return run.start_time
@@ -312,9 +320,14 @@ def _start_time(documents: Sequence[tuple[int, str, dict[str, Any]]], run: Run |
     return None
 
 
-def logged_documents(tx: Snapshot, uid: str, first: int = 0) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield (ordinal, name, document) of a run's log from ordinal `first` on, templates applied."""
-    decoder = FrameDecoder()
+def logged_documents(
+    tx: Snapshot, uid: str, first: int = 0, *, decoder: FrameDecoder | None = None
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield (ordinal, name, document) of a run's log from ordinal `first` on, templates applied.
+
+    A `decoder` that is given has met all the run's templates afterwards.
+    """
+    decoder = decoder or FrameDecoder()
     for record in tx.documents(uid):
         ordinal = record.first_ordinal or 0
         for _, payload in split_frames(unpack(record.body), where=f"the log of run {uid}"):

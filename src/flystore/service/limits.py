@@ -20,6 +20,8 @@ class Limits(msgspec.Struct, frozen=True):
         Size of a posted Arrow body after decompression.
     batch_documents : int
         Documents in one ingest batch.
+    silence_seconds : float
+        An open run not heard of for so long is shown as interrupted.
     """
 
     response_bytes: int = 300 * MIB
@@ -27,3 +29,4 @@ class Limits(msgspec.Struct, frozen=True):
     json_bytes: int = 64 * MIB
     inflated_bytes: int = 512 * MIB
     batch_documents: int = 100_000
+    silence_seconds: float = 600.0

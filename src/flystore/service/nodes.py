@@ -35,6 +35,7 @@ from .browse import Browse, everything_below, is_run, require_family
 from .columns import series_of_table
 from .entries import Entry
 from .limits import Limits
+from .operations import ArrayWritten, Created, DataSourcePut, MetadataSet, Operation, RowsWritten, StructureSet
 from .patches import apply_patch
 from .probing import Prober
 from .requests import MetadataPatch, NewNode, specs_from_wire
@@ -85,7 +86,10 @@ class Nodes:
             structure = new.data_sources[0].structure if new.data_sources else None
             node = tx.put_node(path, new.family, new.specs, new.metadata, structure, origin="protocol", run_uid=run_uid)
             sources = [tx.put_data_source(node.id, self._kept(node, source)) for source in new.data_sources]
-            tx.append_operation(path, "create", _summary(new), now)
+            made = Created(
+                new.family, new.specs, new.metadata, structure, sources[0] if sources else None, run_uid
+            )
+            _log(tx, path, made, now)
             if run_uid == new.key and len(path) == 1:
                 tx.save_run(_protocol_run(new, now))
             elif run_uid is not None:
@@ -143,7 +147,7 @@ class Nodes:
             )
             tx.put_data_source(node.id, merged)
             tx.set_structure(path, merged.structure)
-            tx.append_operation(path, "put-data-source", msgspec.msgpack.encode(merged), now)
+            _log(tx, path, DataSourcePut(tx.data_source(node.id) or merged), now)
             _touch(tx, node.run_uid, now)
         self._prober.enqueue([node.id])
 
@@ -184,13 +188,8 @@ class Nodes:
                 tx.drop_series(series)
             first = tx.rows(series)
             tx.append_segment(series, first, batch.num_rows, encode_segment(batch), now)
-            action = "append-rows" if append else "replace-rows"
-            summary = {
-                "first_row": first,
-                "rows": batch.num_rows,
-                "blake2b": hashlib.blake2b(body, digest_size=16).hexdigest(),
-            }
-            tx.append_operation(path, action, msgspec.msgpack.encode(summary), now)
+            digest = hashlib.blake2b(body, digest_size=16).digest()
+            _log(tx, path, RowsWritten(first, batch.num_rows, not append, digest), now)
             _touch(tx, node.run_uid, now)
 
     def write_array(self, path: tuple[str, ...], body: bytes) -> None:
@@ -203,7 +202,7 @@ class Nodes:
         """
         node, structure = self._zarr(path)
         self._arrays.write_full(str(node.id), structure, body)
-        self._log_array(node, "write-array", {"bytes": len(body)})
+        self._log_array(node, ArrayWritten(len(body), None))
 
     def write_block(self, path: tuple[str, ...], block: tuple[int, ...], body: bytes) -> None:
         """Fill one block of an array.
@@ -214,7 +213,7 @@ class Nodes:
         """
         node, structure = self._zarr(path)
         self._arrays.write_block(str(node.id), structure, block, body)
-        self._log_array(node, "write-block", {"block": list(block), "bytes": len(body)})
+        self._log_array(node, ArrayWritten(len(body), block))
 
     def patch_array(
         self,
@@ -236,8 +235,7 @@ class Nodes:
         with self._patching:
             node, structure = self._zarr(path)
             patched = self._arrays.patch(str(node.id), structure, offset, shape, body, extend).to_wire()
-            summary = {"offset": list(offset), "shape": list(shape)}
-            self._log_array(node, "patch-array", summary, patched)
+            self._log_array(node, StructureSet(patched, offset, shape))
         return patched
 
     def _zarr(self, path: tuple[str, ...]) -> tuple[Node, ArrayStructure]:
@@ -250,14 +248,12 @@ class Nodes:
             raise Unsupported(f"/{'/'.join(path)} is not an array that this service keeps", status=405)
         return node, ArrayStructure.from_wire(node.structure)
 
-    def _log_array(
-        self, node: Node, action: str, summary: dict[str, Any], structure: dict[str, Any] | None = None
-    ) -> None:
+    def _log_array(self, node: Node, operation: ArrayWritten | StructureSet) -> None:
         now = self._clock()
         with self._catalog.write() as tx:
-            if structure is not None:
-                tx.set_structure(node.path, structure)
-            tx.append_operation(node.path, action, msgspec.msgpack.encode(summary), now)
+            if isinstance(operation, StructureSet):
+                tx.set_structure(node.path, operation.structure)
+            _log(tx, node.path, operation, now)
             _touch(tx, node.run_uid, now)
 
     def patch_metadata(self, path: tuple[str, ...], patch: MetadataPatch, *, keep_revision: bool) -> None:
@@ -299,8 +295,7 @@ class Nodes:
             raise InvalidRequest("metadata must be a JSON object")
         now = self._clock()
         tx.set_metadata(node.path, metadata=metadata, specs=specs, keep_revision=keep_revision)
-        body = {"metadata": metadata, "specs": [spec.to_wire() for spec in specs]}
-        tx.append_operation(node.path, "set-metadata", msgspec.msgpack.encode(body), now)
+        _log(tx, node.path, MetadataSet(metadata, specs), now)
         _touch(tx, node.run_uid, now, closed=is_run(node) and bool(metadata.get("stop")))
 
     def delete(self, path: tuple[str, ...], *, recursive: bool, external_only: bool) -> None:
@@ -420,8 +415,8 @@ def _internal(tx: Transaction, node: Node) -> bool:
     return source is not None and source.management is not Management.EXTERNAL
 
 
-def _summary(new: NewNode) -> bytes:
-    return msgspec.msgpack.encode(new)
+def _log(tx: Transaction, path: tuple[str, ...], operation: Operation, now: float) -> None:
+    tx.append_operation(path, operation.action, operation.to_bytes(), now)
 
 
 def _protocol_run(new: NewNode, now: float) -> Run:

@@ -18,6 +18,7 @@ from .limits import Limits
 from .nodes import Nodes
 from .probing import Prober
 from .ragged import Ragged
+from .rebuilding import Rebuilt, rebuild
 from .tables import Tables
 from .verdicts import Verdicts
 
@@ -40,12 +41,12 @@ class Service:
         self.limits = limits or Limits()
         self._catalog = catalog
         self._prober = Prober(catalog, roots)
-        self.browse = Browse(catalog)
+        self.browse = Browse(catalog, self.limits)
         self.tables = Tables(catalog, self.browse, self.limits)
         self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits)
         self.ragged = Ragged(catalog, self.browse, self.limits)
         self.documents = Documents(catalog)
-        self.verdicts = Verdicts(catalog, self._prober)
+        self.verdicts = Verdicts(catalog, self._prober, self.limits)
         self.ingest = Ingest(catalog, self._prober, self.limits, self.verdicts.line_after_stop)
         self.nodes = Nodes(catalog, self.browse, array_store, self._prober, self.limits)
 
@@ -79,6 +80,10 @@ class Service:
         make_directory(arrays)
         catalog = Catalog.open(f"sqlite:///{directory.resolve() / CATALOG_FILE}")
         return cls(catalog, ArrayStore(arrays), Roots(read, maps), limits)
+
+    def rebuild(self) -> Rebuilt:
+        """Work all trees out again from the log; see `flystore.service.rebuilding`."""
+        return rebuild(self._catalog)
 
     def close(self) -> None:
         """Finish what is under way and let go of the directory."""

@@ -1,14 +1,19 @@
 """Verdicts: what the documents say, met with what was found in the files, and when."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from flystore.catalog import Catalog, Node, Observation, Run
+from flystore.model.errors import Conflict
+from flystore.model.queries import INTERRUPTED
 from flystore.model.structures import Family
 from flystore.projection import ExternalArray, RunState, line, segment, verdict
 
 from .browse import everything_below, run_at
+from .limits import Limits
 from .observed import OK, present_map, readable_structure
 from .probing import Prober
 
@@ -52,7 +57,8 @@ class RunVerdict(msgspec.Struct, frozen=True):
     Attributes
     ----------
     state : str
-        ``running``, ``unreadable``, ``gaps``, ``extra``, ``retaken`` or ``complete``: the first that applies.
+        ``interrupted``, ``running``, ``unreadable``, ``gaps``, ``extra``, ``retaken`` or ``complete``: the first
+        that applies.
     line : str
         The same for people, in one line.
     writer : str
@@ -76,9 +82,13 @@ class RunVerdict(msgspec.Struct, frozen=True):
 class Verdicts:
     """Works verdicts out when somebody asks."""
 
-    def __init__(self, catalog: Catalog, prober: Prober) -> None:
+    def __init__(
+        self, catalog: Catalog, prober: Prober, limits: Limits, clock: Callable[[], float] = time.time
+    ) -> None:
         self._catalog = catalog
         self._prober = prober
+        self._limits = limits
+        self._clock = clock
 
     def of(self, path: tuple[str, ...], *, look: bool = False) -> RunVerdict:
         """Return the verdict of the run at `path`; with `look` its files are looked at first.
@@ -100,7 +110,47 @@ class Verdicts:
                 self._prober.look(node)
         with self._catalog.read() as snapshot:
             files = [_file_verdict(node, snapshot.observation(node.id)) for node in external]
-        return _combined(run.uid, run, root, files)
+        found = _combined(run, root, files, self._interruption(run))
+        self._keep(run, found.state)
+        return found
+
+    def close(self, path: tuple[str, ...], reason: str) -> RunVerdict:
+        """Declare an open run interrupted; documents that still come are stored, and a late stop wins.
+
+        Raises
+        ------
+        NotFound
+            If there is no such run.
+        Conflict
+            If it has its stop document, or was closed before.
+        """
+        with self._catalog.write() as tx:
+            run = run_at(tx, path)
+            run = tx.run(run.uid) or run
+            if not run.open:
+                why = f"was closed before: {run.closed}" if run.closed is not None else "has its stop document"
+                raise Conflict(f"run {run.uid} {why}; there is nothing to close")
+            tx.save_run(msgspec.structs.replace(run, open=False, closed=reason, verdict=INTERRUPTED))
+            tx.append_operation(path, "close-run", reason.encode(), self._clock())
+        return self.of(path)
+
+    def _interruption(self, run: Run) -> str | None:
+        """Return in words why a run counts as interrupted; None if it does not."""
+        if run.closed is not None:
+            return f"closed: {run.closed}"
+        silence = self._clock() - run.last_received
+        if run.open and silence > self._limits.silence_seconds:
+            return f"no document for {silence / 60:.0f} min"
+        return None
+
+    def _keep(self, run: Run, state: str) -> None:
+        """Let searches find an ended run by what its files are like, too."""
+        if run.open or run.closed is not None or run.verdict == state:
+            return
+        with self._catalog.write() as tx:
+            current = tx.run(run.uid)
+            if current is not None and current.watermark == run.watermark and not current.deleted:
+                tx.save_run(msgspec.structs.replace(current, verdict=state))
 
     def line_after_stop(self, uid: str) -> str | None:
         """Return the line for people once a run has ended, after its files were looked at or 5 s."""
@@ -130,7 +180,8 @@ def _file_verdict(node: Node, observation: Observation | None) -> FileVerdict:
     return FileVerdict(path, OK, announced, readable, unverified, observation.time, why)
 
 
-def _combined(uid: str, run: Run, root: Node | None, files: list[FileVerdict]) -> RunVerdict:
+def _combined(run: Run, root: Node | None, files: list[FileVerdict], interruption: str | None) -> RunVerdict:
+    uid = run.uid
     start = (root.metadata.get("start") if root is not None else None) or {}
     scan_id = start.get("scan_id") if isinstance(start, dict) else None
     documents: dict[str, Any] | None = None
@@ -139,16 +190,22 @@ def _combined(uid: str, run: Run, root: Node | None, files: list[FileVerdict]) -
         said = verdict(RunState.from_bytes(run.state))
         documents, state = said.to_wire(), said.state
         notes = [note["text"] for note in documents["notes"]]
+        if interruption is not None:
+            state = INTERRUPTED
+            said = msgspec.structs.replace(said, state=state, exit_status=state)
         told = line(said, scan_id, uid)
         if run.projected < run.watermark:
             notes.append(f"documents from {run.projected} on are stored but not yet shown: a defect of flystore")
     else:
-        state = "running" if run.open else "complete"
+        state = INTERRUPTED if interruption is not None else "running" if run.open else "complete"
         name = f"scan {scan_id}" if scan_id is not None else f"run {uid[:8]}"
         told = f"{name}: {state}"
         if files:
             notes.append(NOT_ANNOUNCED)
-    if state != "running":
+    if interruption is not None:
+        notes.insert(0, f"interrupted: {interruption}")
+        told = f"{told}, {interruption}"
+    if state not in ("running", INTERRUPTED):
         state = _worst(state, files)
     return RunVerdict(uid, state, f"{told}, stored{_about_files(files, run)}", run.writer, documents, files, notes)
 

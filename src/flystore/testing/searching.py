@@ -81,6 +81,25 @@ def single_queries() -> st.SearchStrategy[q.Query]:
     )
 
 
+def values() -> list[Any]:
+    """Return one metadata value of every kind and awkwardness: scalars, and lists and mappings of them."""
+    scalar = [None, True, False, *NUMBERS, *TEXTS]
+    lists = [[], [1, "a"], [None, True], ["ab", ["a"], {"a": 1}], [0.25] * 300 + ["a"], list(TEXTS)]
+    return [*scalar, *lists, {}, {"a": 1}, {"b": {"a": "ab"}}]
+
+
+def queries_about(key: str) -> list[q.Query]:
+    """Return every query about a key with every scalar and pattern that suits it."""
+    found: list[q.Query] = [q.KeyPresent(key), q.KeyPresent(key, False)]
+    found += [q.Like(key, pattern) for pattern in (*PATTERNS, *TEXTS)]
+    for value in (None, True, False, *NUMBERS, *TEXTS):
+        found += [q.Eq(key, value), q.NotEq(key, value), q.Contains(key, value)]
+        found += [q.In(key, (value, "ab", 1)), q.NotIn(key, (value, "ab", 1))]
+        if value is not None and not isinstance(value, bool):
+            found += [q.Comparison(operator, key, value) for operator in q.Operator]
+    return found
+
+
 def queries() -> st.SearchStrategy[tuple[q.Query, ...]]:
     """Return up to three queries that must all match."""
     return st.lists(single_queries(), min_size=1, max_size=3).map(tuple)

@@ -110,9 +110,7 @@ class HttpTransport:
         timeout: float | None = None,
     ) -> Answer:
         def attempt() -> Answer:
-            response = self._send(
-                method, path, params, {**self._compressed, **(headers or {})}, body, timeout
-            )
+            response = self._send(method, path, params, {**self._compressed, **(headers or {})}, body, timeout)
             with _released(response):
                 return Answer(response.status, _lower(response.headers), _whole_body(response))
 
@@ -155,9 +153,7 @@ class HttpTransport:
     ) -> Iterator[StreamedAnswer]:
         what = self._in_words(method, path)
         try:
-            response = self._send(
-                method, path, params, {**self._compressed, **(headers or {})}, body, timeout
-            )
+            response = self._send(method, path, params, {**self._compressed, **(headers or {})}, body, timeout)
             with _released(response):
                 yield StreamedAnswer(response.status, _lower(response.headers), self._chunks(response, what))
         except HTTPError as error:
@@ -274,9 +270,7 @@ class HttpTransport:
             ) from error
         reason = _reason(error)
         if isinstance(error, SSLError):
-            advice = (
-                "Its certificate is not one this machine trusts; check the URL's host name and the clock."
-            )
+            advice = "Its certificate is not one this machine trusts; check the URL's host name and the clock."
         elif isinstance(error, (NewConnectionError, ConnectTimeoutError)):
             advice = f"Is the service running and reachable at {self._base_url}?"
         else:

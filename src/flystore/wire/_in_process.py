@@ -360,8 +360,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = {
-                name.decode("latin-1").lower(): value.decode("latin-1")
-                for name, value in message.get("headers", ())
+                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message.get("headers", ())
             }
             self.started.set()
         elif message["type"] == "http.response.body":

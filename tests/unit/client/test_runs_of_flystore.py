@@ -40,7 +40,7 @@ def catalog(request, tmp_path):
 
 
 def send(catalog, documents, uid):
-    """Send the documents of a run as RunWriter does."""
+    """Send the documents of a run as RunWriter does, from the first; what is known already is passed over."""
     encoder = FrameEncoder()
     body = b"".join(frame(payload) for name, doc in documents for payload in encoder.encode(name, doc))
     headers = {"Content-Type": FRAMES_MIMETYPE}
@@ -75,8 +75,9 @@ class Scan:
         """Say that frames from `index` on belong to events from `seq` on."""
         self.stream.frames(key, index, index + count, seq)
 
-    def sent(self):
-        self.run.stop()
+    def sent(self, *, stopped=True):
+        if stopped:
+            self.run.stop()
         return send(self.catalog, self.run.documents, "a-run-of-ours")["primary"]
 
 
@@ -344,6 +345,31 @@ def test_an_array_tells_which_event_and_frame_each_row_is(scan):
     assert frames.take.tolist() == [0, 0, 0]
     assert frames.resource.tolist() == [0, 0, 0]
     np.testing.assert_array_equal(image[1:], FRAMES[7:9])
+
+
+def test_a_run_that_grows_while_it_is_read_is_not_shifted(scan, monkeypatch):
+    scan.event(1, 2)
+    scan.frames(1, 0)
+    stream = scan.sent(stopped=False)
+    looked_at = stream.parts()
+    scan.frames(2, 1, 3)
+    scan.event(3, 4)
+    scan.sent()
+    monkeypatch.setattr(stream, "parts", lambda: looked_at)
+    found = stream.read()
+    assert found["x"].values.tolist() == [10, 20, 30, 40]
+    np.testing.assert_array_equal(found["img"], FRAMES[:4])
+
+
+def test_a_running_run_gives_what_is_there(scan):
+    scan.event(1, 2)
+    scan.frames(1, 0, 3)
+    stream = scan.sent(stopped=False)
+    with pytest.warns(MissingRows, match="the table has 2 of 3 rows"):
+        assert stream.read().sizes["time"] == 3
+    assert stream.read(align="inner")["x"].values.tolist() == [10, 20]
+    empty = stream.read([])
+    assert len(empty) == 0
 
 
 # --- verdict ----------------------------------------------------------------------------------

@@ -98,9 +98,7 @@ def test_nobody_listening_is_said_in_words():
 
 def test_a_move_on_the_same_host_is_followed_and_remembered():
     def moved(server):
-        return (
-            f"HTTP/1.1 307 Moved\r\nlocation: {server.url}/data/api/v1/\r\ncontent-length: 0\r\n\r\n".encode()
-        )
+        return f"HTTP/1.1 307 Moved\r\nlocation: {server.url}/data/api/v1/\r\ncontent-length: 0\r\n\r\n".encode()
 
     with Scripted(moved, OK, OK) as server:
         transport = transport_to(server.url)

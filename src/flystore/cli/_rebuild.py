@@ -1,0 +1,27 @@
+"""``flystore rebuild``: the trees worked out again from the log."""
+
+from pathlib import Path
+
+from flystore.embedded import needing_server_parts
+from flystore.model.errors import Misconfigured
+
+
+def run_rebuild(directory: Path) -> None:
+    """Rebuild the store in `directory` and print what became different.
+
+    Raises
+    ------
+    Misconfigured
+        If there is no store.
+    Damaged
+        If a record of the log cannot be read.
+    """
+    with needing_server_parts("flystore rebuild"):
+        from flystore.service import Service
+    if not directory.is_dir():
+        raise Misconfigured(f"there is no store in {directory}; name the directory that `flystore serve` was given")
+    with Service.open(directory) as service:
+        done = service.rebuild()
+    for path in done.changed:
+        print(f"changed: {path}")
+    print(f"{done.runs} runs and {done.nodes} nodes of other writers rebuilt, {len(done.changed)} nodes changed")

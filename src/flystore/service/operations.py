@@ -1,0 +1,80 @@
+"""Operations as the log keeps them: what they led to, so that a tree can be worked out again from them.
+
+Each is one msgpack map; `action` is its name in the log. Fields may be added, never renamed. Rows and array bytes
+are not repeated: they are in segments and arrays, and the record names how many and their checksum.
+"""
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from flystore.model.structures import DataSource, Family, Spec
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """Base of all: encodes itself."""
+
+    action: ClassVar[str]
+
+    def to_bytes(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+
+class Created(Operation, frozen=True):
+    """A node was made; `source` as stored, with the place of the data that this service keeps."""
+
+    action: ClassVar[str] = "create"
+
+    family: Family
+    specs: tuple[Spec, ...]
+    metadata: dict[str, Any]
+    structure: dict[str, Any] | None
+    source: DataSource | None
+    run_uid: str | None
+
+
+class DataSourcePut(Operation, frozen=True):
+    """More is known of a node's files."""
+
+    action: ClassVar[str] = "put-data-source"
+
+    source: DataSource
+
+
+class MetadataSet(Operation, frozen=True):
+    """Metadata and specs after a patch or a replacement."""
+
+    action: ClassVar[str] = "set-metadata"
+
+    metadata: dict[str, Any]
+    specs: tuple[Spec, ...]
+
+
+class RowsWritten(Operation, frozen=True):
+    """Rows were appended to a table, or replaced all of it; `digest` is BLAKE2b-128 of the body that came."""
+
+    action: ClassVar[str] = "write-rows"
+
+    first_row: int
+    rows: int
+    replaced: bool
+    digest: bytes
+
+
+class StructureSet(Operation, frozen=True):
+    """A region of an array was written and its structure is this now."""
+
+    action: ClassVar[str] = "set-structure"
+
+    structure: dict[str, Any]
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+class ArrayWritten(Operation, frozen=True):
+    """A whole array (`block` None) or one block of it was written."""
+
+    action: ClassVar[str] = "write-array"
+
+    bytes_written: int
+    block: tuple[int, ...] | None
