@@ -24,7 +24,9 @@ from flystore.testing.beamline import (
     run_engine,
 )
 
-stock_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+stock_warnings = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 
 EVENTS = 12
 

@@ -128,7 +128,7 @@ Did the last scan work?      flystore check -- -1
 
 A stream of a new device:    flystore check documents.jsonl
 
-Exit status: 0 everything is whole and nothing is odd, 3 something is missing, odd or unreadable, 2 the command is wrong.
+Exit status: 0 all is whole and nothing is odd, 3 something is missing, odd or unreadable, 2 the command is wrong.
 """
 
 _AT = Annotated[

@@ -13,7 +13,7 @@ import numpy as np
 
 from flystore.model.errors import InvalidRequest
 
-ALIGNMENTS = ("outer", "inner")
+JOINS = ("outer", "inner", "left", "right", "exact")
 REPEATS = ("last", "all")
 
 
@@ -49,24 +49,25 @@ def takes_of(seq_num: np.ndarray) -> np.ndarray:
     return takes
 
 
-def align_rows(sources: Sequence[Rows], *, align: str = "outer", repeats: str = "last") -> Aligned:
+def align_rows(sources: Sequence[Rows], *, join: str = "outer", repeats: str = "last") -> Aligned:
     """Return the events of all sources and where each source has them.
 
     Parameters
     ----------
     sources : sequence of Rows
         (seq_num, take) occurs once in each.
-    align : str
-        ``outer``: events that any source has. ``inner``: only those that every source has.
+    join : str
+        As in xarray. ``outer``: events that any source has. ``inner``: only those that every source has.
+        ``left``, ``right``: those of the first or the last source. ``exact``: all must have the same.
     repeats : str
         ``last``: of each seq_num only the last take that any source has. ``all``: every take.
 
     Raises
     ------
     InvalidRequest
-        If `align` or `repeats` is something else.
+        If `join` or `repeats` is something else, or `join` is ``exact`` and the sources differ.
     """
-    require_choice("align", align, ALIGNMENTS)
+    require_choice("join", join, JOINS)
     require_choice("repeats", repeats, REPEATS)
     seq = np.concatenate([np.zeros(0, np.int64), *(source.seq_num for source in sources)])
     take = np.concatenate([np.zeros(0, np.int64), *(source.take for source in sources)])
@@ -79,12 +80,29 @@ def align_rows(sources: Sequence[Rows], *, align: str = "outer", repeats: str = 
         is_last = np.append(seq[1:] != seq[:-1], True)
         seq, take = seq[is_last], take[is_last]
     events = Rows(seq, take)
-    places = [_places(source, events) for source in sources]
-    if align == "inner" and places:
-        everywhere = np.logical_and.reduce([place >= 0 for place in places])
-        events = Rows(seq[everywhere], take[everywhere])
-        places = [place[everywhere] for place in places]
-    return Aligned(events, places)
+    places = [places_of(source, events) for source in sources]
+    kept = _kept(places, join) if places else np.ones(len(seq), bool)
+    return Aligned(Rows(seq[kept], take[kept]), [place[kept] for place in places])
+
+
+def _kept(places: Sequence[np.ndarray], join: str) -> np.ndarray:
+    """Return which of the events that any source has stay, (n,) bool."""
+    there = np.stack([place >= 0 for place in places])
+    match join:
+        case "left":
+            return there[0]
+        case "right":
+            return there[-1]
+        case "inner":
+            return np.all(there, axis=0, keepdims=False)
+        case "exact" if not there.all():
+            lacking = int((~there.all(axis=0)).sum())
+            raise InvalidRequest(
+                f'the variables do not have the same events: {lacking} of {there.shape[1]} are not in all of them. '
+                'Use join="outer" to have what is missing marked, or "inner" to leave it out.',
+                lacking=lacking,
+            )
+    return np.ones(there.shape[1], bool)
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -93,7 +111,7 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InvalidRequest(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _places(source: Rows, events: Rows) -> np.ndarray:
+def places_of(source: Rows, events: Rows) -> np.ndarray:
     """Return for each event the row of `source` that is it, or -1."""
     places = np.full(len(events.seq_num), -1, np.int64)
     if not len(source.seq_num) or not len(places):

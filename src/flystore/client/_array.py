@@ -1,7 +1,6 @@
 """Arrays: sliced like numpy arrays, each slice a few requests whose bytes land in the result."""
 
 import math
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from flystore.model.errors import FlystoreError, NotFound, Unsupported
 from flystore.model.structures import ArrayStructure
 from flystore.wire import api_path
 
+from ._align import Rows, places_of
 from ._node import Node
 from ._pieces import Piece, Plan, cut, lazy_chunks, plan_read, runs_of
 from ._progress import Progress
@@ -37,12 +37,15 @@ class Frames(NamedTuple):
         Number of the file, or set of files, in order of announcement.
     frame_index : (n,) int64
         Place in that file.
+    stream : Rows
+        Events of the stream, whether or not they have a frame here; (m,) int64 each.
     """
 
     seq_num: np.ndarray
     take: np.ndarray
     resource: np.ndarray
     frame_index: np.ndarray
+    stream: Rows
 
 
 class Array(Node):
@@ -241,7 +244,12 @@ class Array(Node):
                 ) from error
             raise
         rows = FrameMap.from_wire(wire).rows()
-        return Frames(rows.seq_nums, rows.take, rows.resource, rows.index)
+        runs = wire.get("stream") or []
+        seq_nums = [np.arange(seq, seq + count) for seq, _, count in runs]
+        takes = [np.full(count, take) for _, take, count in runs]
+        none = np.zeros(0, np.int64)
+        stream = Rows(np.concatenate([none, *seq_nums]), np.concatenate([none, *takes]))
+        return Frames(rows.seq_nums, rows.take, rows.resource, rows.index, stream)
 
     @property
     def seq_num(self) -> np.ndarray:
@@ -253,10 +261,11 @@ class Array(Node):
         """Place of each row in its file, (rows,) int64; see `frames`."""
         return self.frames().frame_index
 
-    def present(self, seq_nums: Iterable[int] | np.ndarray) -> np.ndarray:
-        """Return for each of `seq_nums` whether there is a row of it, (n,) bool; see `frames`."""
-        wanted = np.asarray(list(seq_nums) if not isinstance(seq_nums, np.ndarray) else seq_nums, np.int64)
-        return np.isin(wanted, self.frames().seq_num)
+    @property
+    def present(self) -> np.ndarray:
+        """Whether each row of the stream has a row here, (rows of the stream,) bool, in the order of its rows."""
+        frames = self.frames()
+        return places_of(Rows(frames.seq_num, frames.take), frames.stream) >= 0
 
     # --- showing ------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import numpy as np
 from flystore.model.errors import NotFound, Unsupported
 
 from ._align import (
-    ALIGNMENTS,
+    JOINS,
     REPEATS,
     Rows,
     align_rows,
@@ -80,12 +80,12 @@ def read_dataset(
     parts: list[Node],
     wanted: list[str],
     *,
-    align: str,
+    join: str,
     repeats: str,
     lazy: bool,
 ) -> Any:
     """Return the wanted variables of a stream as a Dataset; see `Stream.read`."""
-    require_choice("align", align, ALIGNMENTS)
+    require_choice("join", join, JOINS)
     require_choice("repeats", repeats, REPEATS)
     xarray = _import_xarray()
     if not wanted:
@@ -97,7 +97,7 @@ def read_dataset(
     ]
     variables += _read_arrays(parts, wanted, table_rows, lazy=lazy)
     variables.sort(key=lambda variable: wanted.index(variable.name))
-    return _assembled(xarray, stream, variables, table_rows, align, repeats)
+    return _assembled(xarray, stream, variables, table_rows, join, repeats)
 
 
 # --- fetching ---------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _assembled(
     stream: StreamLike,
     variables: list[Variable],
     table_rows: Rows | None,
-    align: str,
+    join: str,
     repeats: str,
 ) -> Any:
     sources = _sources(variables)
@@ -230,7 +230,7 @@ def _assembled(
     if _is_plain(sources):
         data.update((one.name, (one.dims, one.values)) for one in rest)
     else:
-        _align(rest, sources, table_rows, align, repeats, data, coords)
+        _align(rest, sources, table_rows, join, repeats, data, coords)
     data.update((one.name, (_own_dims(one), one.values)) for one in apart)
     _warn(stream, variables, apart, coords)
     return xarray.Dataset({one.name: data[one.name] for one in variables if one.name not in coords}, coords=coords)
@@ -266,13 +266,13 @@ def _align(
     rest: list[Variable],
     sources: list[Rows],
     table_rows: Rows | None,
-    align: str,
+    join: str,
     repeats: str,
     data: dict[str, Any],
     coords: dict[str, Any],
 ) -> None:
     """Put variables into `data` by rows of the aligned events, and what tells of missing ones into `coords`."""
-    aligned = align_rows(sources, align=align, repeats=repeats)
+    aligned = align_rows(sources, join=join, repeats=repeats)
     for variable in rest:
         place = _source_of(variable, sources)
         assert place is not None
@@ -324,7 +324,7 @@ def _warn(stream: StreamLike, variables: list[Variable], apart: list[Variable], 
     if said:
         _say(
             f"{where}: {listed(said)}. Missing values are NaN, the coordinates …{PRESENT} tell which rows are "
-            'there, and align="inner" leaves the others out.'
+            'there, and join="inner" leaves the others out.'
         )
     lengths = [f"{one.name} ({len(one.values)} rows)" for one in apart if one.dims]
     if lengths:

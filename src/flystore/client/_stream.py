@@ -91,7 +91,7 @@ class Stream(Node, Mapping[str, Any]):
         self,
         variables: Sequence[str] | str | None = None,
         *,
-        align: str = "outer",
+        join: str = "outer",
         repeats: str = "last",
         lazy: bool = False,
     ) -> Any:
@@ -119,9 +119,10 @@ class Stream(Node, Mapping[str, Any]):
         ----------
         variables : sequence of str, or one, optional
             None means `keys`. An empty list gives an empty Dataset.
-        align : str
-            ``outer``: every event that any variable has. ``inner``: only events that all of them have;
-            nothing is missing then and every dtype stays.
+        join : str
+            Which events, in xarray's words. ``outer``: every event that any variable has. ``inner``: only events
+            that all of them have; nothing is missing then and every dtype stays. ``left``, ``right``: the events of
+            the first or the last variable. ``exact``: an error unless all have the same.
         repeats : str
             After a pause seq_nums can come again. ``last``: of each the last one. ``all``: every one,
             ordered by seq_num and then by ``take``.
@@ -133,7 +134,7 @@ class Stream(Node, Mapping[str, Any]):
         NotFound
             If there is no variable of a name.
         InvalidRequest
-            If `align` or `repeats` is something else.
+            If `join` or `repeats` is something else, or `join` is ``exact`` and variables differ.
         Unsupported
             If xarray (or dask, for `lazy`) is not installed.
         """
@@ -146,7 +147,7 @@ class Stream(Node, Mapping[str, Any]):
             unknown = [name for name in wanted if name not in names]
             if unknown:
                 raise NotFound(f"{self._shown_path} has no {listed(unknown)}; it has {listed(names, 30)}", keys=unknown)
-        return read_dataset(self, parts, wanted, align=align, repeats=repeats, lazy=lazy)
+        return read_dataset(self, parts, wanted, join=join, repeats=repeats, lazy=lazy)
 
     def timestamps(self, variables: Sequence[str] | str | None = None) -> Any:
         """Return when each value was taken, as an xarray Dataset of Unix seconds, float64.

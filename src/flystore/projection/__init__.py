@@ -11,6 +11,7 @@ from ._changes import AppendRows, Change, PutNode
 from ._columns import cast_column
 from ._external import ExternalArray, Resource, announced_structure, assets, data_source, is_aligned
 from ._frame_map import FrameMap, RowRun, Rows
+from ._frames import stream_rows
 from ._names import segment, unescape
 from ._notes import Note
 from ._state import RunState
@@ -40,6 +41,7 @@ __all__ = [
     "line",
     "ragged_of_column",
     "segment",
+    "stream_rows",
     "unescape",
     "verdict",
 ]

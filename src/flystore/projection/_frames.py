@@ -124,3 +124,29 @@ def _extents(announced: Ints) -> dict[int, tuple[int, int]]:
         mine = announced[announced[:, 0] == resource]
         out[resource] = (int(mine[:, 1].min()), int((mine[:, 1] + mine[:, 3]).max()))
     return out
+
+
+def stream_rows(stream: StreamState, resources: Mapping[str, ResourceState]) -> list[tuple[int, int, int]]:
+    """Return the rows of a stream as runs of (seq_num, take, count), in the order of rows.
+
+    Its Events in order of arrival if it has any, else every (seq_num, take) that some key has, ascending.
+    """
+    if stream.rows:
+        seq = np.concatenate([np.arange(first, first + count) for first, count in stream.events])
+        order = np.argsort(seq, kind="stable")
+        take = np.empty_like(seq)
+        take[order] = np.arange(len(seq)) - np.searchsorted(seq[order], seq[order])
+        return _as_runs(np.column_stack([seq, take]))
+    maps = [found.placed.frame_map for found in stream_frames(stream, resources).keys.values()]
+    rows = [np.column_stack([each.seq_nums, each.take]) for each in {each.to_bytes(): each for each in maps}.values()]
+    return _as_runs(np.unique(np.concatenate([np.empty((0, 2), np.int64), *rows]), axis=0))
+
+
+def _as_runs(rows: Ints) -> list[tuple[int, int, int]]:
+    """Return lines of (seq_num, take) as runs of consecutive seq_nums with one take."""
+    if not len(rows):
+        return []
+    breaks = (np.diff(rows[:, 0]) != 1) | (np.diff(rows[:, 1]) != 0)
+    first = np.flatnonzero(np.concatenate([[True], breaks]))
+    count = np.diff(np.append(first, len(rows)))
+    return [(int(seq), int(take), int(n)) for (seq, take), n in zip(rows[first], count, strict=True)]

@@ -16,7 +16,7 @@ from flystore.model.structures import (
     DataSource,
     Family,
 )
-from flystore.projection import ExternalArray, array_of_column
+from flystore.projection import ExternalArray, RunState, array_of_column, stream_rows
 from flystore.readers import open_reader, open_registered
 from flystore.storage import ArrayStore, Roots, block_region
 
@@ -120,6 +120,8 @@ class Arrays:
     def frame_table(self, path: tuple[str, ...]) -> dict[str, Any]:
         """Return which event and which frame each row of an external array is: the frame map's wire form.
 
+        ``stream`` has the rows of the array's stream beside it, as runs of (seq_num, take, count).
+
         Raises
         ------
         NotFound
@@ -132,7 +134,11 @@ class Arrays:
         external = ExternalArray.from_bytes(node.external)
         with self._catalog.read() as snapshot:
             observation = snapshot.observation(node.id)
-        return present_map(external, observation).to_wire()
+            run = snapshot.run(node.run_uid or "")
+        assert run is not None
+        state = RunState.from_bytes(run.state)
+        stream = next(stream for stream in state.streams.values() if stream.segment == node.path[1])
+        return {**present_map(external, observation).to_wire(), "stream": stream_rows(stream, state.resources)}
 
     def _array(self, path: tuple[str, ...]) -> Entry:
         entry = require_family(self._browse.entry(path), Family.ARRAY)

@@ -32,7 +32,7 @@ def test_takes_count_earlier_occurrences(values):
 
 @given(sources, st.sampled_from(["outer", "inner"]), st.sampled_from(["last", "all"]))
 def test_every_place_holds_the_row_of_its_event_and_only_that(given_sources, align, repeats):
-    found = align_rows(given_sources, align=align, repeats=repeats)
+    found = align_rows(given_sources, join=align, repeats=repeats)
     events = events_of(found.events)
     for source, places in zip(given_sources, found.places, strict=True):
         known = events_of(source)
@@ -58,7 +58,7 @@ def test_last_keeps_the_last_take_that_anyone_has(given_sources):
 
 @given(sources, st.sampled_from(["last", "all"]))
 def test_inner_has_no_missing_rows(given_sources, repeats):
-    for places in align_rows(given_sources, align="inner", repeats=repeats).places:
+    for places in align_rows(given_sources, join="inner", repeats=repeats).places:
         assert (places >= 0).all()
 
 
