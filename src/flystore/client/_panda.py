@@ -28,8 +28,9 @@ import numpy as np
 
 from flystore.model.errors import InvalidRequest, NotFound
 
+from ._numbered import read_numbered
 from ._stream import Stream
-from ._timing import first_disorder
+from ._timing import first_disorder, places_of
 from ._words import listed
 
 TICK = 8e-9
@@ -88,6 +89,8 @@ class PandaCapture:
         seconds. None: only relative times are known.
     arm_time : str, datetime64 or float, optional
         When it was armed.
+    number : (n,) int64, optional
+        Which capture each row is, counted from 1 and ascending. None: the rows are all there.
     hw_time_offset_ns : int
         Nanoseconds from the clock of ``start_time`` to that of the computers, as the PandA reports it when it has
         its time from hardware; it is added.
@@ -97,6 +100,8 @@ class PandaCapture:
     gate_start, gate_end, trigger, gate_duration : (n,) float64 or None
         As given, NaN where the gate was never high (the trigger excepted).
     means : dict of str to (n,) float64
+    number : (n,) int64
+        Which capture each row is, counted from 1; captures that were lost on their way have no row.
     start, armed : datetime64[ns] or None
         On the clock of the computers, UTC.
 
@@ -114,6 +119,7 @@ class PandaCapture:
         means: Mapping[str, Any] | None = None,
         *,
         trigger: Any = None,
+        number: Any = None,
         start_time: Any = None,
         arm_time: Any = None,
         hw_time_offset_ns: int = 0,
@@ -132,7 +138,8 @@ class PandaCapture:
             self.start = self.start + np.timedelta64(int(hw_time_offset_ns), "ns")
         if self.gate_start is None and self.trigger is None:
             raise InvalidRequest("a capture without stamps has no times: give gate_start (PCAP.TS_START) or trigger")
-        lengths = {name: len(values) for name, values in self._columns().items()}
+        self.number = np.arange(1, len(self) + 1) if number is None else np.asarray(number, np.int64)
+        lengths = {name: len(values) for name, values in {**self._columns(), "number": self.number}.items()}
         if len(set(lengths.values())) > 1:
             raise InvalidRequest(f"columns of one capture have one length, not {lengths}", lengths=lengths)
 
@@ -156,7 +163,8 @@ class PandaCapture:
         Parameters
         ----------
         source : Stream, Dataset, open HDF5 file, or mapping of str to array
-            Arrays are (n,), or (events, k) with k captures an event, which are put one after the other.
+            Arrays are (n,), or (events, k) with k captures an event, which are put one after the other. Of a stream
+            the seq_nums say which captures are there.
         start_time, arm_time, hw_time_offset_ns
             As for the class: the attributes of the PandA's HDF5 file.
         names : mapping of str to str, optional
@@ -187,8 +195,13 @@ class PandaCapture:
             _require(every, means)
             of_means = {name.removesuffix(_MEAN): name for name in means}
         wanted = list(dict.fromkeys([*columns.values(), *of_means.values()]))
-        arrays = source.read(wanted) if isinstance(source, Stream) else source
+        seq_num = None
+        arrays: Any = source
+        if isinstance(source, Stream):
+            arrays, seq_num = read_numbered(source, wanted)
         found = {role: np.asarray(arrays[name]) for role, name in columns.items()}
+        if seq_num is not None:
+            found["number"] = _numbers_of(seq_num, next(iter(found.values())))
         if "gate_duration" in found:
             found["gate_duration"] = found["gate_duration"].astype(np.float64) * (2**shift_sum * tick)
         capture = cls(
@@ -294,7 +307,7 @@ class PandaCapture:
         if row_of_disorder is not None:
             row = row_of_disorder + (1 if first else 0)
             found.append(
-                Finding("order", row, f"the stamp of row {row}, {stamps[row]:.9f} s, is not above those before")
+                Finding("order", row, f"the stamp of row {row}, {stamps[row]:.9f} s, is not above the one before it")
             )
         return [*found, *self._bad_gate()]
 
@@ -303,8 +316,8 @@ class PandaCapture:
         if not len(stamps) or np.isnan(stamps[0]):
             return []
         behind = stamps[1:][np.isfinite(stamps[1:])]
-        if len(behind) and stamps[0] >= behind[0] and first_disorder(behind) is None:
-            words = f"the first stamp, {stamps[0]:.9f} s, is above the one behind it: left over from the time before"
+        if len(behind) and stamps[0] >= behind[0]:
+            words = f"the first stamp, {stamps[0]:.9f} s, is not below the one behind it: left over from before"
         elif longest is not None and stamps[0] > longest:
             words = f"the first stamp, {stamps[0]:.9f} s, is more than the {longest:.3f} s that it all took"
         elif self.start is not None and self.armed is not None and self.datetimes[0] < self.armed:
@@ -321,7 +334,7 @@ class PandaCapture:
             kinds = {"ends before it starts": end < start}
             kinds["ends behind the start of the next"] = np.append(end[:-1] > start[1:] + TICK / 2, False)
             if high is not None:
-                kinds["was high for longer than it lasted"] = high > end - start + TICK / 2
+                kinds["was high for longer than it lasted"] = (high > end - start + TICK / 2) & (end >= start)
         found = []
         for words, wrong in kinds.items():
             if wrong.any():
@@ -338,48 +351,60 @@ class PandaCapture:
 
     # --- frames -------------------------------------------------------------------------------
 
-    def per_frame(self, frames: int) -> Self:
-        """Return the capture with one row for each of so many frames, where several captures make a frame.
+    def per_frame(self, captures: int, frames: int | None = None) -> Self:
+        """Return the capture with one row for each frame, where several captures make a frame.
 
         Parameters
         ----------
-        frames : int
-            Frames in all; a whole part of the number of captures. Equal to it: nothing changes.
+        captures : int
+            How many make a frame: frame f, counted from 1, has those numbered (f - 1) × captures + 1 to f × captures.
+            1: each capture is a frame.
+        frames : int, optional
+            How many frames there are, to be checked. None: as many as there are captures for, the last one whole or
+            not.
 
         Returns
         -------
         PandaCapture
             Of each frame the first gate's start, the last one's end, the sum of durations, and the means weighted
             with the durations; where these were not captured, every gate counts the same. Captures without a gate
-            count for nothing; a frame with nothing but these is NaN.
+            count for nothing. A frame of which a capture was lost, or that has no gate at all, is NaN.
 
         Raises
         ------
         InvalidRequest
-            If the captures are no whole multiple of the frames.
+            If the captures do not make that many frames.
         """
-        count = len(self)
-        if frames < 1 or count % frames:
+        if isinstance(captures, bool) or captures < 1:
+            raise InvalidRequest(f"a frame takes 1 capture or more, not {captures!r}")
+        last = int(self.number.max(initial=0))
+        count = -(-last // captures) if frames is None else frames
+        if frames is not None and last != captures * frames:
             raise InvalidRequest(
-                f"{count} captures are no whole multiple of {frames} frames; a capture or a frame was lost, and "
-                "nobody can tell which by counting",
-                captures=count,
+                f"{last} captures do not make {frames} frames of {captures} each; a capture or a frame was lost",
+                captures=last,
                 frames=frames,
             )
-        if frames == count:
-            return self
-        shape = (frames, count // frames)
-        weights = self._weights().reshape(shape)
-        made = type(self)(
-            _first(self.gate_start, shape),
-            _last(self.gate_end, shape),
-            None if self.gate_duration is None else np.nansum(self.gate_duration.reshape(shape), axis=1),
-            {name: _weighted(values.reshape(shape), weights) for name, values in self.means.items()},
-            trigger=_first(self.trigger, shape),
+        places = places_of(self.number, np.arange(1, count * captures + 1)).reshape(count, captures)
+        whole = (places >= 0).all(axis=1)
+
+        def rows(values: np.ndarray) -> np.ndarray:
+            found = np.full(places.shape, np.nan)
+            found[whole] = values[places[whole]]
+            return found
+
+        weights = np.nan_to_num(rows(self._weights()))
+        return type(self)(
+            None if self.gate_start is None else _first(rows(self.gate_start)),
+            None if self.gate_end is None else _first(rows(self.gate_end)[:, ::-1]),
+            None
+            if self.gate_duration is None
+            else np.where(whole, np.nansum(rows(self.gate_duration), axis=1), np.nan),
+            {name: _weighted(rows(values), weights) for name, values in self.means.items()},
+            trigger=None if self.trigger is None else _first(rows(self.trigger)),
             start_time=self.start,
             arm_time=self.armed,
         )
-        return made
 
     def _weights(self) -> np.ndarray:
         """Return what each capture counts in a mean: seconds of gate, or 1 if nobody knows."""
@@ -430,6 +455,12 @@ def _column(values: Any) -> np.ndarray | None:
     return None if values is None else np.asarray(values).astype(np.float64).reshape(-1)
 
 
+def _numbers_of(seq_num: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return which capture each row is: event e has (e - 1) k + 1 to e k if k captures make an event."""
+    each = values[0].size if len(values) else 1
+    return ((seq_num[:, np.newaxis] - 1) * each + 1 + np.arange(each)).reshape(-1)
+
+
 def _without(values: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     """Return the values with NaN in rows, negative ones among them too."""
     if values is None:
@@ -444,8 +475,8 @@ def _instant(what: str, given: Any) -> np.datetime64 | None:
         return None
     try:
         if isinstance(given, str):
-            return _from_text(given.strip())
-        if isinstance(given, np.datetime64):
+            found = _from_text(given.strip())
+        elif isinstance(given, np.datetime64):
             found = given.astype("M8[ns]")
         elif isinstance(given, bool):
             raise TypeError
@@ -475,19 +506,9 @@ def _from_text(text: str) -> np.datetime64:
 # --- several captures a frame -----------------------------------------------------------------
 
 
-def _first(values: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the first of each row that is not NaN."""
-    if values is None:
-        return None
-    rows = values.reshape(shape)
-    return rows[np.arange(shape[0]), np.argmax(~np.isnan(rows), axis=1)]
-
-
-def _last(values: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
-    if values is None:
-        return None
-    rows = values.reshape(shape)
-    return rows[np.arange(shape[0]), shape[1] - 1 - np.argmax(~np.isnan(rows[:, ::-1]), axis=1)]
+def _first(rows: np.ndarray) -> np.ndarray:
+    """Return the first of each row that is not NaN, NaN if all are."""
+    return rows[np.arange(len(rows)), np.argmax(~np.isnan(rows), axis=1)]
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

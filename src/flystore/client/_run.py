@@ -1,6 +1,6 @@
 """Runs: their documents, streams and verdict."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flystore.model.errors import FlystoreError, NotFound
@@ -8,6 +8,7 @@ from flystore.wire import api_path
 
 from ._container import Container
 from ._documents import Documents
+from ._run_align import How, Request, align_streams
 from ._session import item_from_wire
 from ._stream import Stream
 from ._verdict import Verdict
@@ -84,6 +85,86 @@ class Run(Container):
         """Descriptor documents of all streams, as far as the streams' metadata keep them."""
         streams = (stream for stream in self.values() if isinstance(stream, Stream))
         return [descriptor for stream in streams for descriptor in stream.descriptors]
+
+    # --- time and position --------------------------------------------------------------------
+
+    def align(
+        self,
+        reference: str,
+        others: Mapping[str, How | Mapping[str, How]],
+        *,
+        tolerance: float | Mapping[str, float | None] | None = None,
+        offset: Mapping[str, float] | None = None,
+        times: Mapping[str, Any] | None = None,
+        window: Any = None,
+        variables: Sequence[str] | None = None,
+        lazy: bool = False,
+    ) -> Any:
+        """Return several streams on the events of one of them, as an xarray Dataset.
+
+        ``run.align("primary", {"ring_current_monitor": "linear"}, tolerance=0.5)`` gives what
+        ``run["primary"].read()`` gives and the ring current at each of its events.
+
+        How a stream, or each of some of its variables, is put there is said by a word:
+
+        ============ =========================================================================================
+        ``ratio``    by count, exactly: event e of 4 has rows 3e-2 to 3e of 12, on an axis ``<stream>_row``; event
+                     e of 12 has row ⌈e/3⌉ of 4. Rows are told apart by seq_num, so lost ones shift nothing. The
+                     ratio is that of the numbers of events once the run has ended well; else, and always if you
+                     like, give it: ``3``, or ``Fraction(1, 3)``
+        ``nearest``  the sample nearest in time. Without a tolerance none for events outside the samples' time
+        ``previous`` the last sample at or before the event, for signals that are sent when they change
+        ``linear``   between the samples on either side, weighted by time; float64
+        ``mean``     the mean of the samples in the event's window
+        ``count``    their number
+        ``last``     the last one
+        ============ =========================================================================================
+
+        Each variable comes with a coordinate ``<variable>_match``, the verdict for each event: ``exact`` (of this
+        very event, or at its very time), ``within`` (the tolerance, or the window), ``partial`` (some of its rows
+        were lost), or why there is no value: ``beyond`` (the tolerance), ``outside`` (before the first sample or
+        behind the last), ``empty`` (no sample in the window), ``missing`` (the row was lost, or nobody knows the
+        event's time or window). No value is NaN, and dtypes change for it as in `Stream.read`; a `MissingRows`
+        warning counts them. Where the value is one sample's, ``<variable>_time`` tells when that was taken.
+
+        Parameters
+        ----------
+        reference : str
+            The stream whose events are kept; as `Stream.read` gives it, with ``seq_num`` always.
+        others : mapping of str to word, or to mapping of variable to word
+            A list of words gives a variable for each, ``<variable>_<word>``. A name that is taken gets the stream's
+            name in front.
+        tolerance : float or mapping of str to float, optional
+            Seconds between an event and a sample (for ``linear``: either of the two), for all streams or for each;
+            that far is within. None: any distance.
+        offset : mapping of str to float, optional
+            Seconds to be added to a stream's times, the reference among them, before anything is compared: what its
+            clock is behind.
+        times : mapping of str to times, optional
+            Of a stream: a `PandaCapture`, the name of one of its variables, or an array with a time for each row that
+            `Stream.read` gives; Unix seconds or datetime64. None: for the reference the times of its events, for
+            the others those of the values (``ts_<variable>``) and else of the events. Streams that come from files
+            alone have none. A `PandaCapture` adds its gates and mean positions if it is the reference's.
+        window : str or pair of (n,) arrays, optional
+            Of each event: ``before``, since the event before or the start of the run, up to and with the event
+            itself; ``after``, from the event to the next or the end of the run; or starts and stops in Unix
+            seconds, stops left out. None: the gates if the reference has a `PandaCapture` that knows them,
+            else ``before``.
+        variables : sequence of str, optional
+            Of the reference; None means all, an empty list none.
+        lazy : bool
+            Whether arrays that rows are only taken from are left with the service, as dask arrays.
+
+        Raises
+        ------
+        NotFound
+            If there is no stream or variable of a name.
+        InvalidRequest
+            If a word or number makes no sense, a stream that is put by time has none, the numbers of rows give no
+            whole ratio, or text is to be interpolated or averaged.
+        """
+        asked = Request(reference, others, tolerance, offset, times, window, variables, lazy)
+        return align_streams(self, asked)
 
     # --- documents and verdict ----------------------------------------------------------------
 

@@ -166,13 +166,13 @@ def match_by_ratio(events: np.ndarray, rows: np.ndarray, ratio: Fraction) -> Mat
         wanted = (events[:, np.newaxis] - 1) * per_event + 1 + np.arange(per_event)
     else:
         wanted = (events - 1) // ratio.denominator + 1
-    places = _places_of(rows, wanted)
-    there = (places >= 0).reshape(len(events), -1)
+    places = places_of(rows, wanted)
+    there = places >= 0 if places.ndim == 2 else places[:, np.newaxis] >= 0
     verdict = np.where(there.all(axis=1), EXACT, np.where(there.any(axis=1), PARTIAL, MISSING))
     return Matched(places, verdict)
 
 
-def _places_of(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def places_of(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the last place of each wanted number in `rows`, -1 where it is not there."""
     if not len(rows):
         return np.full(wanted.shape, -1, np.int64)
@@ -438,6 +438,14 @@ def bin_mean(values: np.ndarray, bins: Bins) -> np.ndarray:
         sums = np.add.reduceat(padded, edges, axis=0)[::2]
         found[filled] = sums / bins.counts[filled].reshape(-1, *(1,) * (ordered.ndim - 1))
     return found
+
+
+# --- taking rows ------------------------------------------------------------------------------
+
+
+def taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the numbers at places, (n,) float64, NaN where the place is -1."""
+    return _at(values.astype(np.float64), places)
 
 
 # --- order ------------------------------------------------------------------------------------

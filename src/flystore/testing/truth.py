@@ -404,6 +404,22 @@ class KeyTold:
         self.extra = len(without) if events else 0
 
     @property
+    def is_settled(self) -> bool:
+        """Whether what was told so far tells in which row of its file each frame is.
+
+        It does not while the last ranges of a file that others go on from are still to come.
+        """
+        reached, bases = 0, dict[int, int]()
+        for resource in self.positions:
+            indices = [frame.index for frame in self.frames.values() if frame.resource == resource]
+            file = self.camera.resources[resource].file
+            base = bases.setdefault(file, reached if 0 < reached <= min(indices) else 0)
+            if base != self.camera.resources[resource].base:
+                return False
+            reached = max(reached, max(indices) + 1)
+        return True
+
+    @property
     def present(self) -> int:
         return len(self.rows) - self.extra
 
@@ -466,6 +482,8 @@ class Told:
     points : list of int
         Number of the point of each Event, in order of arrival.
     events : list of (seq_num, take)
+    stream_rows : list of (seq_num, take)
+        Of the Events, or else of the cameras; in the stream's order.
     keys : dict of str to KeyTold
         Cameras of which a frame is known.
     rows, retaken, holes : int
@@ -479,10 +497,10 @@ class Told:
         seq_nums = [seq for seq, _ in self.events]
         told = {name: KeyTold(camera, steps, seq_nums) for name, camera in stream.cameras.items()}
         self.keys = {name: key for name, key in told.items() if key.announced}
-        rows = set(self.events) if self.events else {row for key in self.keys.values() for row in key.rows}
-        seqs = {seq for seq, _ in rows}
-        self.rows = len(rows)
-        self.retaken = len(rows) - len(seqs)
+        self.stream_rows = self.events or all_rows(key.rows for key in self.keys.values())
+        seqs = {seq for seq, _ in self.stream_rows}
+        self.rows = len(self.stream_rows)
+        self.retaken = self.rows - len(seqs)
         self.holes = max(seqs, default=0) - len(seqs)
 
     @property

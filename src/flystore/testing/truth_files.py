@@ -12,7 +12,7 @@ from .truth import DATASET, HDF5, TIFF, Camera, Case, File
 
 def half(file: File) -> int:
     """Return how many rows a growing file has while the run is read."""
-    return file.rows // 2
+    return min(file.rows // 2, file.length)
 
 
 def write_files(case: Case, number: int, root: Path, *, only_half: bool = False) -> None:

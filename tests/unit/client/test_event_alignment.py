@@ -69,7 +69,7 @@ def test_a_frame_of_the_first_take_is_not_given_to_the_retaken_event():
     assert found.places[1].tolist() == [0, -1, -1]
 
 
-@pytest.mark.parametrize("wrong", [{"align": "left"}, {"repeats": "first"}])
+@pytest.mark.parametrize("wrong", [{"join": "sideways"}, {"repeats": "first"}])
 def test_other_ways_are_refused_by_name(wrong):
     with pytest.raises(InvalidRequest, match=next(iter(wrong))):
         align_rows([rows_of(1)], **wrong)

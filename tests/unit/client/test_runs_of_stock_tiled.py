@@ -337,7 +337,7 @@ def test_arrays_can_be_left_with_the_service(replayed, catalog):
 
 
 def test_wrong_ways_of_aligning_are_refused_before_anything_is_read(run):
-    with pytest.raises(InvalidRequest, match="align must be one of outer, inner"):
+    with pytest.raises(InvalidRequest, match="join must be one of outer, inner"):
         run["primary"].read(join="sideways")
     with pytest.raises(InvalidRequest, match="repeats must be one of last, all"):
         run["primary"].read(repeats="first")
