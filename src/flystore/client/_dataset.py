@@ -1,6 +1,7 @@
 """From the parts of a stream to one Dataset: which rows belong together, and what is missing."""
 
 import warnings
+from collections.abc import Container
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -233,7 +234,29 @@ def _assembled(
         _align(rest, sources, table_rows, join, repeats, data, coords)
     data.update((one.name, (_own_dims(one), one.values)) for one in apart)
     _warn(stream, variables, apart, coords)
-    return xarray.Dataset({one.name: data[one.name] for one in variables if one.name not in coords}, coords=coords)
+    coords = {name if name == SEQ_NUM else _unlike(name, data): value for name, value in coords.items()}
+    ordered = {one.name: data[one.name] for one in variables if one.name not in coords}
+    return xarray.Dataset(_with_own_dims(ordered), coords=coords)
+
+
+def _unlike(name: str, taken: Container[str]) -> str:
+    """Return `name`, made longer while it is one of `taken`: a device may call its data what we call a coordinate."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _with_own_dims(data: dict[str, Any]) -> dict[str, Any]:
+    """Name axes ``<variable>_<name>`` where variables give one name to axes of different lengths, as cameras do."""
+    lengths: dict[str, set[int]] = {}
+    for dims, values in data.values():
+        for dim, length in zip(dims, values.shape, strict=True):
+            lengths.setdefault(dim, set()).add(length)
+    clash = {dim for dim, found in lengths.items() if len(found) > 1}
+    return {
+        name: ((*dims[:1], *(f"{name}_{dim}" if dim in clash else dim for dim in dims[1:])), values)
+        for name, (dims, values) in data.items()
+    }
 
 
 def _sources(variables: list[Variable]) -> list[Rows]:
@@ -258,8 +281,10 @@ def _source_of(variable: Variable, sources: list[Rows]) -> int | None:
 
 
 def _is_plain(sources: list[Rows]) -> bool:
-    """Return whether all have the same events, none of them repeated, so that rows can stay as they are."""
-    return not sources or (len(sources) == 1 and not sources[0].take.any())
+    """Return whether all have the same events, every one from 1 on and in order, so that rows need no names."""
+    if len(sources) != 1:
+        return not sources
+    return is_identity(sources[0].seq_num - 1, len(sources[0].seq_num))
 
 
 def _align(

@@ -116,7 +116,7 @@ def align_streams(run: RunLike, request: Request) -> Any:
         if isinstance(given, PandaCapture):
             given.warn(_lasted(run), stacklevel=4)  # the line that called Run.align
     dataset = events.dataset
-    said = []
+    said = [f"{name} has no variables" for name, wanted in jobs.items() if not wanted]
     for name, wanted in jobs.items():
         source = _Source(run, streams[name], name, wanted, request)
         for job in wanted:

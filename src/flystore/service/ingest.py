@@ -62,6 +62,20 @@ class _Arrived(msgspec.Struct):
     digests: list[bytes]
     lead: list[list[bytes]]
 
+    def beyond(self, known: int) -> "_Arrived":
+        """Return all but the first `known` documents."""
+        return _Arrived(self.payloads[known:], self.digests[known:], self.lead[known:])
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """The envelope of a batch: whose documents, from which ordinal on, from which writer, and when."""
+
+    uid: str
+    first: int
+    epoch: int
+    writer: Writer
+    received: float
+
 
 class _Stored(msgspec.Struct):
     """What a batch led to; `state` None means nothing new came, `stopped` that the run has its stop."""
@@ -107,33 +121,36 @@ class Ingest:
             The run was written by the Tiled protocol, or was deleted.
         """
         _check_uid(uid)
-        return self._take(uid, first, epoch, body, "documents")
+        return self._take(_Batch(uid, first, epoch, "documents", self._clock()), body)
 
     def orphans(self, journal: str, first: int, body: bytes) -> int:
         """Keep documents that belong to no run; return the next ordinal expected of `journal`.
 
         They have no tree: they are in the log, so that nothing a device said is lost. Raises as `batch` does.
         """
-        return self._take(f"orphans:{journal}", first, 0, body, "orphans").watermark
+        return self._take(_Batch(f"orphans:{journal}", first, 0, "orphans", self._clock()), body).watermark
 
-    def _take(self, uid: str, first: int, epoch: int, body: bytes, writer: Writer) -> Ack:
-        received = self._clock()
+    def forget(self) -> None:
+        """Read states from the catalogue again: somebody else has changed them."""
+        self._states.clear()
+
+    def _take(self, batch: "_Batch", body: bytes) -> Ack:
         with self._catalog.write() as tx:
-            run = tx.run(uid)
-            watermark = _admit(run, uid, first, epoch, writer)
-            state = self._state(uid, run)
+            run = tx.run(batch.uid)
+            watermark = _admit(run, batch)
+            state = self._state(batch.uid, run)
             arrived = self._parse(body, state)
-            _compare(tx, uid, first, watermark, arrived)
-            fresh = max(0, watermark - first)
+            _compare(tx, batch, watermark, arrived)
+            fresh = max(0, watermark - batch.first)
             if fresh >= len(arrived.payloads):
-                stored = self._known(tx, run, watermark, epoch)
+                stored = self._known(tx, run, watermark, batch.epoch)
             else:
-                stored = self._store(tx, uid, run, state, arrived, fresh, first, epoch, received, writer)
+                stored = self._store(tx, batch, run, state, arrived.beyond(fresh), batch.first + fresh)
         if stored.state is not None:
-            self._states[(uid, stored.ack.watermark)] = stored.state
+            self._states[(batch.uid, stored.ack.watermark)] = stored.state
         self._prober.enqueue(stored.look_at)
-        if stored.stopped and writer == "documents":
-            return msgspec.structs.replace(stored.ack, verdict=self._verdict_line(uid))
+        if stored.stopped and batch.writer == "documents":
+            return msgspec.structs.replace(stored.ack, verdict=self._verdict_line(batch.uid))
         return stored.ack
 
     def _known(self, tx: Transaction, run: Run | None, watermark: int, epoch: int) -> "_Stored":
@@ -146,22 +163,18 @@ class Ingest:
     def _store(
         self,
         tx: Transaction,
-        uid: str,
+        batch: "_Batch",
         run: Run | None,
         state: RunState,
-        arrived: _Arrived,
-        fresh: int,
-        first: int,
-        epoch: int,
-        received: float,
-        writer: Writer,
+        new: _Arrived,
+        start: int,
     ) -> "_Stored":
-        start = first + fresh
-        payloads, digests = arrived.payloads[fresh:], arrived.digests[fresh:]
+        """Store documents that are new, from ordinal `start` on, with all that follows from them."""
+        uid = batch.uid
         decoder = FrameDecoder(state.templates)
         documents: list[tuple[int, str, dict[str, Any]]] = []
         stored: list[bytes] = []
-        for ordinal, (lead, payload) in enumerate(zip(arrived.lead[fresh:], payloads, strict=True), start):
+        for ordinal, (lead, payload) in enumerate(zip(new.lead, new.payloads, strict=True), start):
             for template in lead:
                 decoder.decode(template)
                 stored.append(frame(template))
@@ -170,11 +183,12 @@ class Ingest:
             stored.append(frame(payload))
             documents.append((ordinal, *decoded))
         watermark = start + len(documents)
-        tx.append_documents(uid, start, len(documents), epoch, b"".join(digests), pack(b"".join(stored)), received)
+        body, digests = pack(b"".join(stored)), b"".join(new.digests)
+        tx.append_documents(uid, start, len(documents), batch.epoch, digests, body, batch.received)
         look_at: list[int] = []
         projected = watermark
-        if writer == "documents":
-            state, look_at, projected = self._project(tx, uid, run, state, documents, decoder, received)
+        if batch.writer == "documents":
+            state, look_at, projected = self._project(tx, batch, run, state, documents, decoder)
         else:
             state = state.with_templates(decoder.templates)
         stopped = any(name == "stop" for _, name, _ in documents)
@@ -183,29 +197,28 @@ class Ingest:
         tx.save_run(
             Run(
                 uid=uid,
-                writer=writer,
+                writer=batch.writer,
                 watermark=watermark,
                 projected=projected,
-                epoch=epoch,
+                epoch=batch.epoch,
                 state=state.to_bytes(),
                 open=not (stopped or (run is not None and not run.open)),
-                last_received=received,
+                last_received=batch.received,
                 start_time=_start_time(documents, run),
-                verdict=_state_word(state, closed) if writer == "documents" else None,
+                verdict=_state_word(state, closed) if batch.writer == "documents" else None,
                 closed=closed,
             )
         )
-        return _Stored(Ack(watermark, epoch), state, look_at, stopped)
+        return _Stored(Ack(watermark, batch.epoch), state, look_at, stopped)
 
     def _project(
         self,
         tx: Transaction,
-        uid: str,
+        batch: "_Batch",
         run: Run | None,
         state: RunState,
         documents: Sequence[tuple[int, str, dict[str, Any]]],
         decoder: FrameDecoder,
-        received: float,
     ) -> tuple[RunState, list[int], int]:
         """Return the new state, nodes with files to look at, and the ordinal projected up to.
 
@@ -214,12 +227,12 @@ class Ingest:
         """
         behind = 0 if run is None else run.projected
         try:
-            todo = [*self._missed(tx, uid, behind, documents[0][0]), *documents]
+            todo = [*self._missed(tx, batch.uid, behind, documents[0][0]), *documents]
             advanced, changes = advance(state, todo)
             with tx.savepoint():
-                external = apply_changes(tx, uid, changes, received)
+                external = apply_changes(tx, batch.uid, changes, batch.received)
         except Exception:  # see above: whatever it is, the documents are kept
-            log.exception("run %s: documents from %d on are stored but not shown", uid, behind)
+            log.exception("run %s: documents from %d on are stored but not shown", batch.uid, behind)
             return state.with_templates(decoder.templates), [], behind
         return advanced.with_templates(decoder.templates), external, documents[-1][0] + 1
 
@@ -271,15 +284,16 @@ def _check_uid(uid: str) -> None:
         raise InvalidRequest(f"{uid[:80]!r} cannot name a run: it must have 1 to {MAX_UID} characters")
 
 
-def _admit(run: Run | None, uid: str, first: int, epoch: int, writer: Writer) -> int:
+def _admit(run: Run | None, batch: _Batch) -> int:
     """Return the watermark if the batch may be stored at all."""
+    uid, first, epoch = batch.uid, batch.first, batch.epoch
     if run is None:
         if first > 0:
             raise _gap(uid, first, 0)
         return 0
     if run.deleted:
         raise Conflict(f"run {uid} was deleted; its late documents are not stored", reason="deleted")
-    if run.writer != writer:
+    if run.writer != batch.writer:
         raise Conflict(
             f"run {uid} was written by the Tiled protocol; documents cannot be added to it", reason="other-writer"
         )
@@ -297,7 +311,8 @@ def _gap(uid: str, first: int, expected: int) -> SequenceGap:
     return SequenceGap(f"run {uid}: the batch starts at document {first}, but {expected} is next", expected=expected)
 
 
-def _compare(tx: Transaction, uid: str, first: int, watermark: int, arrived: _Arrived) -> None:
+def _compare(tx: Transaction, batch: _Batch, watermark: int, arrived: _Arrived) -> None:
+    uid, first = batch.uid, batch.first
     stop = min(watermark, first + len(arrived.digests))
     if stop <= first:
         return

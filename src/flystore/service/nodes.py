@@ -86,9 +86,7 @@ class Nodes:
             structure = new.data_sources[0].structure if new.data_sources else None
             node = tx.put_node(path, new.family, new.specs, new.metadata, structure, origin="protocol", run_uid=run_uid)
             sources = [tx.put_data_source(node.id, self._kept(node, source)) for source in new.data_sources]
-            made = Created(
-                new.family, new.specs, new.metadata, structure, sources[0] if sources else None, run_uid
-            )
+            made = Created(new.family, new.specs, new.metadata, structure, sources[0] if sources else None, run_uid)
             _log(tx, path, made, now)
             if run_uid == new.key and len(path) == 1:
                 tx.save_run(_protocol_run(new, now))

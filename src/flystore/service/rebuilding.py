@@ -169,9 +169,7 @@ def _refold(tx: Transaction) -> tuple[int, list[str]]:
         )
         if node.source is not None:
             stored = tx.data_source(made.id)
-            tx.put_data_source(
-                made.id, msgspec.structs.replace(node.source, id=None if stored is None else stored.id)
-            )
+            tx.put_data_source(made.id, msgspec.structs.replace(node.source, id=None if stored is None else stored.id))
     return len(wanted), changed
 
 

@@ -30,6 +30,6 @@ class Recent(Generic[K, V]):
             while len(self._items) > self._size:
                 self._items.popitem(last=False)
 
-    def discard(self, key: K) -> None:
+    def clear(self) -> None:
         with self._lock:
-            self._items.pop(key, None)
+            self._items.clear()

@@ -83,7 +83,9 @@ class Service:
 
     def rebuild(self) -> Rebuilt:
         """Work all trees out again from the log; see `flystore.service.rebuilding`."""
-        return rebuild(self._catalog)
+        done = rebuild(self._catalog)
+        self.ingest.forget()
+        return done
 
     def close(self) -> None:
         """Finish what is under way and let go of the directory."""
