@@ -361,6 +361,8 @@ class StreamReading:
             marked |= not mask.all()
             for row, n in place.items():
                 assert_value(values[name][n], known.get(row, MISSING), name)
+        if "seq_num" not in dataset.coords:
+            assert [seq for seq, _ in rows] == list(range(1, len(rows) + 1)), "rows that nothing names"
         missing = [one for one in said if issubclass(one.category, MissingRows)]
         assert bool(missing) >= marked
         assert not [one for one in said if not issubclass(one.category, MissingRows)]

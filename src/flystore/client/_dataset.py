@@ -233,7 +233,7 @@ def _assembled(
     else:
         _align(rest, sources, table_rows, join, repeats, data, coords)
     data.update((one.name, (_own_dims(one), one.values)) for one in apart)
-    _warn(stream, variables, apart, coords)
+    _warn(stream, variables, apart, coords, join)
     coords = {name if name == SEQ_NUM else _unlike(name, data): value for name, value in coords.items()}
     ordered = {one.name: data[one.name] for one in variables if one.name not in coords}
     return xarray.Dataset(_with_own_dims(ordered), coords=coords)
@@ -338,8 +338,15 @@ def _own_dims(variable: Variable) -> tuple[str, ...]:
 # --- saying what is missing -------------------------------------------------------------------
 
 
-def _warn(stream: StreamLike, variables: list[Variable], apart: list[Variable], coords: dict[str, Any]) -> None:
+def _warn(
+    stream: StreamLike, variables: list[Variable], apart: list[Variable], coords: dict[str, Any], join: str
+) -> None:
     where = "/".join(stream.path)
+    if join == "outer" and SEQ_NUM in coords:
+        seq_num = coords[SEQ_NUM][1]
+        holes = np.setdiff1d(np.arange(1, seq_num.max(initial=0) + 1), seq_num)
+        if len(holes):
+            _say(f"{where}: none of the variables has seq_num {ranges(holes)}; there are no rows for it.")
     said = []
     for name, (_, present) in coords.items():
         if name.endswith(PRESENT):

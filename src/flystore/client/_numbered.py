@@ -1,13 +1,12 @@
-"""Datasets of a stream with the seq_num of each row, wherever it has to be looked for."""
+"""Datasets of a stream with the seq_num of each row."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from flystore.model.errors import InvalidRequest, NotFound
+from flystore.model.errors import InvalidRequest
 
-from ._array import Array
 from ._dataset import SEQ_NUM, TIME
 from ._stream import Stream
 from ._table import Table
@@ -46,18 +45,5 @@ def read_numbered(
         )
     if SEQ_NUM in dataset.variables:
         return dataset, dataset[SEQ_NUM].values.astype(np.int64)
-    return dataset, _of_arrays(stream, dataset)
-
-
-def _of_arrays(stream: Stream, dataset: Any) -> np.ndarray:
-    """Return the seq_nums of rows that are all there and in order: those of any of the arrays."""
-    rows = dataset.sizes[TIME]
-    for part in stream.parts():
-        if isinstance(part, Array) and part.key in dataset and dataset[part.key].dims[:1] == (TIME,):
-            try:
-                seq_num = part.seq_num
-            except NotFound:
-                continue
-            if len(seq_num) == rows:
-                return seq_num
-    return np.arange(1, rows + 1)
+    # `Stream.read` names its rows wherever they are not these.
+    return dataset, np.arange(1, dataset.sizes[TIME] + 1)

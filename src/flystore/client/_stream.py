@@ -109,8 +109,11 @@ class Stream(Node, Mapping[str, Any]):
           16 bits, else float64) and truth values objects;
         * the coordinate ``<variable>_present`` (bool) tells for each array which rows are there, and
           ``event_present`` for the columns of the table;
-        * the coordinate ``seq_num`` names the rows (also where events were taken again), and with
-          ``repeats="all"`` so does ``take``.
+        * the coordinate ``seq_num`` names the rows, wherever they are not simply those of the events 1, 2, 3 …, and
+          with ``repeats="all"`` so does ``take``.
+
+        A coordinate whose name a variable has gets a ``_`` behind its own. Axes that have one name and different
+        lengths, as those of two cameras may, are called ``<variable>_<axis>``.
 
         An array whose frames nobody assigned to events and whose length is not the stream's keeps a
         dimension of its own, ``<variable>_event``, rather than being aligned by guess.

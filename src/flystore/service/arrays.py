@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from flystore.catalog import Catalog, Node
-from flystore.model.errors import InvalidRequest, NotFound, OutOfBounds, TooLarge, Truncated, Unsupported
+from flystore.model.errors import InvalidRequest, NotFound, TooLarge, Truncated, Unsupported
 from flystore.model.slices import normalise, result_shape
 from flystore.model.structures import (
     SEGMENT_ARRAY_MIMETYPE,
@@ -133,12 +133,11 @@ class Arrays:
             raise NotFound(f"/{'/'.join(path)} has no frame map", path=list(path))
         external = ExternalArray.from_bytes(node.external)
         with self._catalog.read() as snapshot:
-            observation = snapshot.observation(node.id)
             run = snapshot.run(node.run_uid or "")
         assert run is not None
         state = RunState.from_bytes(run.state)
         stream = next(stream for stream in state.streams.values() if stream.segment == node.path[1])
-        return {**present_map(external, observation).to_wire(), "stream": stream_rows(stream, state.resources)}
+        return {**present_map(external, entry.observation).to_wire(), "stream": stream_rows(stream, state.resources)}
 
     def _array(self, path: tuple[str, ...]) -> Entry:
         entry = require_family(self._browse.entry(path), Family.ARRAY)
@@ -188,7 +187,7 @@ class Arrays:
                 found = column_to_numpy(read_table(snapshot, node, [entry.column]).column(0))
             return found[: structure.shape[0]][picked].astype(dtype, copy=False)
         if node.external is not None:
-            return self._external(node, structure, picked)
+            return self._external(entry, structure, picked)
         source = self._source(node)
         if source.mimetype == SEGMENT_ARRAY_MIMETYPE:
             return self._segments(node, source, structure)[picked]
@@ -210,15 +209,13 @@ class Arrays:
             (pieces,) = stored_pieces(snapshot, series_of_table(node), [source.parameters["column"]])
         return array_of_column(pieces, structure)
 
-    def _external(self, node: Node, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
+    def _external(self, entry: Entry, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
         """Read rows through the frame map: by event, never by position in the files."""
-        assert node.external is not None
-        external = ExternalArray.from_bytes(node.external)
-        with self._catalog.read() as snapshot:
-            present = present_map(external, snapshot.observation(node.id))
-        if len(present) == 0:
-            raise OutOfBounds(f"no row of /{'/'.join(node.path)} can be read now")
-        factor = structure.shape[0] // len(present)
+        assert entry.node is not None
+        assert entry.node.external is not None
+        external = ExternalArray.from_bytes(entry.node.external)
+        present = present_map(external, entry.observation)
+        factor = external.item_shape[0] if external.join == "concat" and external.item_shape else 1
         chosen = np.arange(structure.shape[0], dtype=np.int64)[picked[0]]
         events, place = np.unique(np.atleast_1d(chosen) // factor, return_inverse=True)
         resources, file_rows = msgspec.structs.replace(external, frame_map=present).locate(events)

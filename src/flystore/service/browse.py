@@ -224,12 +224,14 @@ def require_family(entry: Entry, *families: Family) -> Entry:
 
 
 def _entry_of(snapshot: Snapshot, node: Node, path: tuple[str, ...]) -> Entry:
+    observation = snapshot.observation(node.id) if node.structure else None
     return Entry(
         path=path,
         family=node.family,
         specs=node.specs,
         metadata=node.metadata,
-        structure=readable_structure(node, snapshot.observation(node.id)) if node.structure else node.structure,
+        structure=readable_structure(node, observation),
         node=node,
+        observation=observation,
         access_tags=node.access_tags,
     )

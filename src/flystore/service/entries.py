@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from flystore.catalog import Node
+from flystore.catalog import Node, Observation
 from flystore.model.structures import CATALOG_OF_RUNS, Family, Spec
 
 
@@ -21,6 +21,8 @@ class Entry(msgspec.Struct, frozen=True):
         The catalogue's row behind it; a column's is its table. None for the root.
     column : str or None
         Name of the table column this entry is.
+    observation : Observation or None
+        What was last found in its files: `structure` follows from it, and so must every read of this entry.
     """
 
     path: tuple[str, ...]
@@ -30,6 +32,7 @@ class Entry(msgspec.Struct, frozen=True):
     structure: dict[str, Any] | None = None
     node: Node | None = None
     column: str | None = None
+    observation: Observation | None = None
     access_tags: tuple[str, ...] = ()
 
     @property
