@@ -66,6 +66,8 @@ class Variable(NamedTuple):
         True if nobody knows which events its rows are: it keeps an axis of its own.
     padded : bool
         True if rows of unequal length were padded.
+    is_column : bool
+        True if it is a column of a table.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Variable(NamedTuple):
     rows: Rows | None
     apart: bool = False
     padded: bool = False
+    is_column: bool = False
 
 
 def read_dataset(
@@ -94,11 +97,12 @@ def read_dataset(
     columns, seq_num = _read_tables(stream, parts, wanted)
     table_rows = None if seq_num is None else Rows(seq_num, takes_of(seq_num))
     variables = [
-        Variable(name, values, _default_dims(name, values.ndim), table_rows) for name, values in columns.items()
+        Variable(name, values, _default_dims(name, values.ndim), table_rows, is_column=True)
+        for name, values in columns.items()
     ]
     variables += _read_arrays(parts, wanted, table_rows, lazy=lazy)
     variables.sort(key=lambda variable: wanted.index(variable.name))
-    return _assembled(xarray, stream, variables, table_rows, join, repeats)
+    return _assembled(xarray, stream, variables, join, repeats)
 
 
 # --- fetching ---------------------------------------------------------------------------------
@@ -214,14 +218,7 @@ def _default_dims(name: str, ndim: int) -> tuple[str, ...]:
 # --- putting together -------------------------------------------------------------------------
 
 
-def _assembled(
-    xarray: Any,
-    stream: StreamLike,
-    variables: list[Variable],
-    table_rows: Rows | None,
-    join: str,
-    repeats: str,
-) -> Any:
+def _assembled(xarray: Any, stream: StreamLike, variables: list[Variable], join: str, repeats: str) -> Any:
     sources = _sources(variables)
     # What is known only by position can follow one source, not several that differ.
     apart = [one for one in variables if one.apart or (one.rows is None and len(sources) > 1)]
@@ -231,7 +228,7 @@ def _assembled(
     if _is_plain(sources):
         data.update((one.name, (one.dims, one.values)) for one in rest)
     else:
-        _align(rest, sources, table_rows, join, repeats, data, coords)
+        _align(rest, sources, join, repeats, data, coords)
     data.update((one.name, (_own_dims(one), one.values)) for one in apart)
     _warn(stream, variables, apart, coords, join)
     coords = {name if name == SEQ_NUM else _unlike(name, data): value for name, value in coords.items()}
@@ -290,7 +287,6 @@ def _is_plain(sources: list[Rows]) -> bool:
 def _align(
     rest: list[Variable],
     sources: list[Rows],
-    table_rows: Rows | None,
     join: str,
     repeats: str,
     data: dict[str, Any],
@@ -305,7 +301,7 @@ def _align(
         data[variable.name] = (variable.dims, placed_lazily(variable.values, places))
         present = places >= 0
         if not present.all():
-            name = EVENT if variable.rows is table_rows else variable.name
+            name = EVENT if variable.is_column else variable.name
             coords[f"{name}{PRESENT}"] = (TIME, present)
     coords[SEQ_NUM] = (TIME, aligned.events.seq_num)
     if repeats == "all":

@@ -19,7 +19,6 @@ tick. If it is the first capture after enabling, it sends the stamp left over fr
 believable number, and only those behind it give it away.
 """
 
-import re
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -28,22 +27,24 @@ import numpy as np
 
 from flystore.model.errors import InvalidRequest, NotFound
 
-from ._numbered import read_numbered
+from ._numbered import Layout
+from ._panda_columns import (
+    MEAN,
+    as_column,
+    as_instant,
+    chosen_columns,
+    first_known,
+    numbers_of_captures,
+    require_columns,
+    weighted_mean,
+    without_gateless,
+)
 from ._stream import Stream
 from ._timing import first_disorder, places_of
 from ._words import listed
 
 TICK = 8e-9
 """Seconds of one tick of a PandA's clock (125 MHz)."""
-
-_ROLES = {
-    "gate_start": ("PCAP.TS_START.Value",),
-    "gate_end": ("PCAP.TS_END.Value",),
-    "trigger": ("PCAP.TS_TRIG.Value",),
-    "gate_duration": ("PCAP.GATE_DURATION.Value", "PCAP.SAMPLES.Value"),
-}
-_MEAN = ".Mean"
-_ZONE = re.compile(r"(?:Z|([+-])(\d\d):?(\d\d))$")
 
 
 class DoubtfulTimes(UserWarning):
@@ -102,6 +103,8 @@ class PandaCapture:
     means : dict of str to (n,) float64
     number : (n,) int64
         Which capture each row is, counted from 1; captures that were lost on their way have no row.
+    per_event : bool
+        Whether somebody said how many captures make an event: true of what `per_frame` gives.
     start, armed : datetime64[ns] or None
         On the clock of the computers, UTC.
 
@@ -124,20 +127,21 @@ class PandaCapture:
         arm_time: Any = None,
         hw_time_offset_ns: int = 0,
     ) -> None:
-        started = _column(gate_start)
+        started = as_column(gate_start)
         no_gate = np.zeros(0, bool) if started is None else started < 0
         self._no_gate = np.flatnonzero(no_gate)
-        self.gate_start = _without(started, no_gate)
-        self.gate_end = _without(_column(gate_end), no_gate)
-        self.gate_duration = _column(gate_duration)
-        self.trigger = _column(trigger)
-        self.means = {name: values for name, given in (means or {}).items() if (values := _column(given)) is not None}
-        self.start = _instant("start_time", start_time)
-        self.armed = _instant("arm_time", arm_time)
+        self.gate_start = without_gateless(started, no_gate)
+        self.gate_end = without_gateless(as_column(gate_end), no_gate)
+        self.gate_duration = as_column(gate_duration)
+        self.trigger = as_column(trigger)
+        self.means = {name: values for name, given in (means or {}).items() if (values := as_column(given)) is not None}
+        self.start = as_instant("start_time", start_time)
+        self.armed = as_instant("arm_time", arm_time)
         if self.start is not None:
             self.start = self.start + np.timedelta64(int(hw_time_offset_ns), "ns")
         if self.gate_start is None and self.trigger is None:
             raise InvalidRequest("a capture without stamps has no times: give gate_start (PCAP.TS_START) or trigger")
+        self.per_event = False
         self.number = np.arange(1, len(self) + 1) if number is None else np.asarray(number, np.int64)
         lengths = {name: len(values) for name, values in {**self._columns(), "number": self.number}.items()}
         if len(set(lengths.values())) > 1:
@@ -182,26 +186,24 @@ class PandaCapture:
         NotFound
             If there is no column of stamps, or none of a name that was given; says which there are.
         """
-        every = [str(name) for name in source]
-        columns = _chosen(every, dict(names or {}))
+        layout = Layout.of(source) if isinstance(source, Stream) else None
+        every = [str(name) for name in (source if layout is None else layout.variables)]
+        columns = chosen_columns(every, dict(names or {}))
         if "gate_start" not in columns and "trigger" not in columns:
             raise NotFound(
                 f"there is no column of stamps (PCAP.TS_START.Value) among {listed(every, 30)}; if it has another "
                 'name, give it: names={"gate_start": "…"}'
             )
         if means is None:
-            of_means = {name.removesuffix(_MEAN): name for name in every if name.endswith(_MEAN)}
+            of_means = {name.removesuffix(MEAN): name for name in every if name.endswith(MEAN)}
         else:
-            _require(every, means)
-            of_means = {name.removesuffix(_MEAN): name for name in means}
+            require_columns(every, means)
+            of_means = {name.removesuffix(MEAN): name for name in means}
         wanted = list(dict.fromkeys([*columns.values(), *of_means.values()]))
-        seq_num = None
-        arrays: Any = source
-        if isinstance(source, Stream):
-            arrays, seq_num = read_numbered(source, wanted)
+        arrays, seq_num = (source, None) if layout is None else layout.read(wanted)
         found = {role: np.asarray(arrays[name]) for role, name in columns.items()}
         if seq_num is not None:
-            found["number"] = _numbers_of(seq_num, next(iter(found.values())))
+            found["number"] = numbers_of_captures(seq_num, next(iter(found.values())))
         if "gate_duration" in found:
             found["gate_duration"] = found["gate_duration"].astype(np.float64) * (2**shift_sum * tick)
         capture = cls(
@@ -358,7 +360,7 @@ class PandaCapture:
         ----------
         captures : int
             How many make a frame: frame f, counted from 1, has those numbered (f - 1) × captures + 1 to f × captures.
-            1: each capture is a frame.
+            1: each capture is a frame, and there may be more of them than frames.
         frames : int, optional
             How many frames there are, to be checked. None: as many as there are captures for, the last one whole or
             not.
@@ -394,17 +396,19 @@ class PandaCapture:
             return found
 
         weights = np.nan_to_num(rows(self._weights()))
-        return type(self)(
-            None if self.gate_start is None else _first(rows(self.gate_start)),
-            None if self.gate_end is None else _first(rows(self.gate_end)[:, ::-1]),
+        made = type(self)(
+            None if self.gate_start is None else first_known(rows(self.gate_start)),
+            None if self.gate_end is None else first_known(rows(self.gate_end)[:, ::-1]),
             None
             if self.gate_duration is None
             else np.where(whole, np.nansum(rows(self.gate_duration), axis=1), np.nan),
-            {name: _weighted(rows(values), weights) for name, values in self.means.items()},
-            trigger=None if self.trigger is None else _first(rows(self.trigger)),
+            {name: weighted_mean(rows(values), weights) for name, values in self.means.items()},
+            trigger=None if self.trigger is None else first_known(rows(self.trigger)),
             start_time=self.start,
             arm_time=self.armed,
         )
+        made.per_event = True
+        return made
 
     def _weights(self) -> np.ndarray:
         """Return what each capture counts in a mean: seconds of gate, or 1 if nobody knows."""
@@ -430,90 +434,3 @@ class PandaCapture:
         since = "an unknown start" if self.start is None else f"{self.start}Z"
         means = f", means of {listed(self.means)}" if self.means else ""
         return f"<PandaCapture: {len(self)} captures since {since}{means}>"
-
-
-# --- columns ----------------------------------------------------------------------------------
-
-
-def _chosen(every: list[str], names: dict[str, str]) -> dict[str, str]:
-    """Return {role: column} of what is there."""
-    unknown = [role for role in names if role not in _ROLES]
-    if unknown:
-        raise InvalidRequest(f"names are of {listed(_ROLES)}, not of {listed(unknown)}")
-    _require(every, names.values())
-    found = {role: known for role, usual in _ROLES.items() for known in usual[::-1] if known in every}
-    return {**found, **names}
-
-
-def _require(every: list[str], wanted: Any) -> None:
-    lost = [name for name in wanted if name not in every]
-    if lost:
-        raise NotFound(f"there is no {listed(lost)} among {listed(every, 30)}", keys=lost)
-
-
-def _column(values: Any) -> np.ndarray | None:
-    return None if values is None else np.asarray(values).astype(np.float64).reshape(-1)
-
-
-def _numbers_of(seq_num: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return which capture each row is: event e has (e - 1) k + 1 to e k if k captures make an event."""
-    each = values[0].size if len(values) else 1
-    return ((seq_num[:, np.newaxis] - 1) * each + 1 + np.arange(each)).reshape(-1)
-
-
-def _without(values: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """Return the values with NaN in rows, negative ones among them too."""
-    if values is None:
-        return None
-    lost = values < 0
-    return np.where(lost | rows if len(rows) == len(values) else lost, np.nan, values)
-
-
-def _instant(what: str, given: Any) -> np.datetime64 | None:
-    """Return an instant of ISO 8601 text, a datetime64 or Unix seconds; UTC."""
-    if given is None:
-        return None
-    try:
-        if isinstance(given, str):
-            found = _from_text(given.strip())
-        elif isinstance(given, np.datetime64):
-            found = given.astype("M8[ns]")
-        elif isinstance(given, bool):
-            raise TypeError
-        else:
-            found = np.datetime64(round(float(given) * 1e9), "ns")
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequest(
-            f"{what} is ISO 8601 text such as 2026-03-05T20:27:12.608875498Z, or Unix seconds, not {given!r}"
-        ) from error
-    if np.isnat(found):
-        raise InvalidRequest(f"{what} is no time: {given!r}")
-    return found
-
-
-def _from_text(text: str) -> np.datetime64:
-    zone = _ZONE.search(text) if "T" in text else None
-    if zone is None:
-        return np.datetime64(text, "ns")
-    found = np.datetime64(text[: zone.start()], "ns")
-    if zone.group(1) is None:
-        return found
-    minutes = int(zone.group(2)) * 60 + int(zone.group(3))
-    ahead = np.timedelta64(minutes if zone.group(1) == "+" else -minutes, "m")
-    return found - ahead
-
-
-# --- several captures a frame -----------------------------------------------------------------
-
-
-def _first(rows: np.ndarray) -> np.ndarray:
-    """Return the first of each row that is not NaN, NaN if all are."""
-    return rows[np.arange(len(rows)), np.argmax(~np.isnan(rows), axis=1)]
-
-
-def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Σ w·x / Σ w of each row over the weights above 0, NaN where there are none."""
-    counts = weights > 0
-    total = weights.sum(axis=1)
-    summed = np.where(counts, values * weights, 0.0).sum(axis=1)
-    return np.divide(summed, total, out=np.full(len(total), np.nan), where=total > 0)

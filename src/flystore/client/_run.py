@@ -6,9 +6,10 @@ from typing import Any
 from flystore.model.errors import FlystoreError, NotFound
 from flystore.wire import api_path
 
+from ._align_request import How, Request
 from ._container import Container
 from ._documents import Documents
-from ._run_align import How, Request, align_streams
+from ._run_align import align_streams
 from ._session import item_from_wire
 from ._stream import Stream
 from ._verdict import Verdict
@@ -110,8 +111,8 @@ class Run(Container):
         ============ =========================================================================================
         ``ratio``    by count, exactly: event e of 4 has rows 3e-2 to 3e of 12, on an axis ``<stream>_row``; event
                      e of 12 has row ⌈e/3⌉ of 4. Rows are told apart by seq_num, so lost ones shift nothing. The
-                     ratio is that of the numbers of events once the run has ended well; else, and always if you
-                     like, give it: ``3``, or ``Fraction(1, 3)``
+                     ratio is that of the numbers of events in the stop document of a run that ended well; else, and
+                     whenever you like, give it: ``3``, or ``Fraction(1, 3)``
         ``nearest``  the sample nearest in time. Without a tolerance none for events outside the samples' time
         ``previous`` the last sample at or before the event, for signals that are sent when they change
         ``linear``   between the samples on either side, weighted by time; float64
