@@ -67,6 +67,13 @@ def values(number: int, key: str, file: int, row: int, shape: tuple[int, ...], d
 # --- what happened ---------------------------------------------------------------------------------------
 
 
+class Announced(NamedTuple):
+    """One frame as announced: number of the resource among the camera's, and index in it."""
+
+    resource: int
+    index: int
+
+
 @dataclass(frozen=True)
 class File:
     """One HDF5 file, or one sequence of files.
@@ -126,6 +133,10 @@ class Camera:
         sequence also ``pages``.
     storage : dict
         Of the HDF5 dataset: ``chunk`` (rows a chunk), ``compression``, ``contiguous``.
+    dims : bool
+        Whether the data key names the axes.
+    taken : dict of (seq_num, Announced) to int
+        The point for which each frame was taken.
     """
 
     name: str
@@ -138,6 +149,7 @@ class Camera:
     resources: tuple[Resource, ...]
     storage: Mapping[str, Any] = field(default_factory=dict)
     dims: bool = False
+    taken: Mapping[tuple[int, "Announced"], int] = field(default_factory=dict)
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -152,7 +164,9 @@ class Camera:
 
     def data_key(self) -> dict[str, Any]:
         shape = list(self.inner if self.form in _BY_PARAMETER else self.item_shape)
-        key = {"source": f"truth:{self.name}", "dtype": "array", "dtype_numpy": self.dtype, "external": "STREAM:"}
+        key: dict[str, Any] = {"source": f"truth:{self.name}", "dtype": "array", "external": "STREAM:"}
+        if self.dtype != "<f8" or self.dims:
+            key["dtype_numpy"] = self.dtype
         if self.dims and not self.is_concat:
             key["dims"] = [f"axis{n}" for n in range(len(self.item_shape))]
         return {**key, "shape": shape or ([1] if self.storage.get("shape_of_one") else [])}
@@ -214,6 +228,11 @@ class Stream:
     data: tuple[Mapping[str, Any], ...]
     descriptors: int = 1
 
+    def event(self, point: int) -> dict[str, Any]:
+        data, time = dict(self.data[point]), 1002.0 + point
+        stamps = dict.fromkeys(data, time)
+        return {"seq_num": self.points[point], "time": time, "data": data, "timestamps": stamps, "filled": {}}
+
 
 class Step(NamedTuple):
     """One document, in symbols.
@@ -221,10 +240,12 @@ class Step(NamedTuple):
     Attributes
     ----------
     kind : str
-        ``descriptor``, ``resource``, ``datum``, ``event``, ``stop`` or ``odd``.
+        ``descriptor``, ``resource``, ``datum``, ``event``, ``page``, ``stop`` or ``odd``.
     stream, key : str
     number : int
         Of the descriptor, resource, or point.
+    numbers : tuple of int
+        Of the points of an EventPage.
     index, seq, count : int
         Of a StreamDatum.
     descriptor : int
@@ -245,6 +266,12 @@ class Step(NamedTuple):
     descriptor: int = 0
     doc: Document | None = None
     plain: bool = False
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Points whose Events the document holds."""
+        return (self.number,) if self.kind == "event" else self.numbers
 
 
 @dataclass(frozen=True)
@@ -327,18 +354,13 @@ class Case:
                     "indices": {"start": step.index, "stop": step.index + step.count},
                     "seq_nums": dict(zip(("start", "stop"), seq_nums, strict=True)),
                 }
+            case "event":
+                event = stream.event(step.number)
+                return "event", {"uid": f"{uid}-event-{place}", "descriptor": descriptor, **event}
             case _:
-                data = dict(stream.data[step.number])
-                time = 1002.0 + step.number
-                return "event", {
-                    "uid": f"{uid}-event-{place}",
-                    "descriptor": descriptor,
-                    "seq_num": stream.points[step.number],
-                    "time": time,
-                    "data": data,
-                    "timestamps": dict.fromkeys(data, time),
-                    "filled": {},
-                }
+                uids = [f"{uid}-event-{place}-{number}" for number in step.numbers]
+                events = [stream.event(number) for number in step.numbers]
+                return "event_page", {"uid": uids, "descriptor": descriptor, **_page(events)}
 
     def told(self, steps: Iterable[Step]) -> dict[str, "Told"]:
         """Return what is known of each stream of which anything is known, after the Start and these steps."""
@@ -347,18 +369,20 @@ class Case:
         return {name: Told(self.streams[name], [step for step in steps if step.stream == name]) for name in names}
 
 
+def _page(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return Events as columns; what an Event does not have is null."""
+    page: dict[str, Any] = {name: [event[name] for event in events] for name in ("seq_num", "time")}
+    for name in ("data", "timestamps"):
+        keys = dict.fromkeys(key for event in events for key in event[name])
+        page[name] = {key: [event[name].get(key) for event in events] for key in keys}
+    return {**page, "filled": {}}
+
+
 def resource_uid(uid: str, step: Step) -> str:
     return f"{uid}-r-{step.stream}-{step.key}-{step.number}"
 
 
 # --- what a reader must be given -------------------------------------------------------------------------
-
-
-class Announced(NamedTuple):
-    """One frame as announced: number of the resource among the camera's, and index in it."""
-
-    resource: int
-    index: int
 
 
 class KeyTold:
@@ -459,6 +483,10 @@ class KeyTold:
     def value(self, number: int, row: Row) -> np.ndarray:
         return self.camera.value(number, *self.place(row))
 
+    def point(self, row: Row) -> int:
+        """Return the point for which the frame of a row was taken."""
+        return self.camera.taken[(row[0], self.frames[row])]
+
 
 def _is(step: Step, kind: str, camera: Camera) -> bool:
     return step.kind == kind and step.key == camera.name
@@ -492,7 +520,7 @@ class Told:
 
     def __init__(self, stream: Stream, steps: Sequence[Step]) -> None:
         self.stream = stream
-        self.points = [step.number for step in steps if step.kind == "event"]
+        self.points = [number for step in steps for number in step.points]
         self.events = numbered(stream.points[number] for number in self.points)
         seq_nums = [seq for seq, _ in self.events]
         told = {name: KeyTold(camera, steps, seq_nums) for name, camera in stream.cameras.items()}

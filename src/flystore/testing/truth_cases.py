@@ -10,16 +10,21 @@ the limits of what can be known, and the laws under which a case is drawn:
 * Ranges that arrive out of order keep the order of those that hold the same seq_num.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from .truth import HDF5, NPY, TIFF, Camera, Case, File, Resource, Step, Stream
+from .truth import HDF5, NPY, TIFF, Announced, Camera, Case, File, KeyTold, Resource, Step, Stream, Told
 
 STREAM_NAMES = ["primary", "slow", "a/b", "..", "", "streams", "internal", "größe", "x y", "X", "x"]
-COLUMN_NAMES = ["motor", "time", "seq_num", "a/b", "a%b", "x", "X", "ts_x", "internal", "größe", "", "take", "cam0_dim1"]
+COLUMN_NAMES = [
+    "motor", "time", "time_", "seq_num", "a/b", "a%b", "x", "X", "ts_x", "internal", "internal_0", "größe", "", "take",
+    "cam0_dim1",
+]  # fmt: skip
 CAMERA_NAMES = ["cam0", "cam1", "cam/2", "internal", "time", "..", "q?#", "x", "x y"]
 
 _SEVERAL = ("shape", "multiplier", "frames_per_event", "frame_per_point", "concat")
@@ -164,13 +169,29 @@ class _Drawn:
         ]
         for camera in self.cameras:
             placed += camera.steps()
-        return [step for _, step in sorted(placed, key=lambda each: each[0])]
+        steps = [step for _, step in sorted(placed, key=lambda each: each[0])]
+        return _paged(steps) if self.draw(_rarely(1, 1)) else steps
+
+
+def _paged(steps: Sequence[Step]) -> list[Step]:
+    """Return steps with Events that follow each other put into one EventPage."""
+    out: list[Step] = []
+    for step in steps:
+        last = out[-1] if out else None
+        if step.kind != "event":
+            out.append(step)
+        elif last is not None and last.kind == "page" and last.descriptor == step.descriptor:
+            out[-1] = last._replace(numbers=(*last.numbers, step.number))
+        else:
+            out.append(step._replace(kind="page", number=0, numbers=(step.number,)))
+    return out
 
 
 def _points(draw: st.DrawFn) -> list[int]:
     """Return the seq_nums of the points in the order in which they were taken."""
-    number = draw(st.integers(0, 7))
-    back = dict(draw(st.lists(st.tuples(st.integers(1, 7), st.integers(1, 4)), max_size=2))) if draw(_rarely(1, 1)) else {}
+    number = draw(st.sampled_from(range(9)))
+    returns = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 4)), max_size=2)
+    back = dict(draw(returns)) if draw(st.booleans()) else {}
     points, seq = [], 1
     while seq <= number:
         points.append(seq)
@@ -255,8 +276,8 @@ class _DrawnCamera:
     def _files(self) -> list[File]:
         draw = self.draw
         rows = [0] * (max(self.file_of) + 1)
-        for resource, file in enumerate(self.file_of):
-            rows[file] = max(rows[file], self.next[resource] - self.bases[resource])
+        for resource, place in enumerate(self.file_of):
+            rows[place] = max(rows[place], self.next[resource] - self.bases[resource])
         spoilt = draw(st.sampled_from(["", "", "", "short", "unwritten", "missing"]))
         which = draw(st.integers(0, len(rows) - 1))
         files = []
@@ -301,16 +322,16 @@ class _DrawnCamera:
         if self.mimetype == HDF5 and not holes:
             storage |= draw(st.sampled_from([{}, {"chunk": 4}, {"compression": "gzip"}, {"contiguous": True}]))
         if frames > 1 and self.mimetype == HDF5 and not storage.get("contiguous") and draw(st.booleans()):
-            files = [
-                File(f.name, f.rows, f.length, f.unwritten, f.there, 1) if f.length < f.rows else f for f in files
-            ]
+            files = [File(f.name, f.rows, f.length, f.unwritten, f.there, 1) if f.length < f.rows else f for f in files]
         resources = tuple(Resource(*each) for each in zip(self.file_of, self.bases, strict=True))
         dtype = draw(st.sampled_from(["<u2", "<u2", "<f8", "<i4", "|u1", "<u4", ">i2", "<f4"]))
         if self.mimetype == TIFF and dtype == ">i2":
             dtype = "<i2"
+        taken = {(shot.seq, Announced(shot.resource, shot.index)): shot.point for shot in self.shots}
         return Camera(
-            self.name, self.mimetype, dtype, frames, inner, form, tuple(files), resources, storage, draw(st.booleans())
-        )
+            self.name, self.mimetype, dtype, frames, inner, form, tuple(files), resources, storage,
+            draw(st.booleans()), taken,
+        )  # fmt: skip
 
     # --- what is announced -------------------------------------------------------------------------------
 
@@ -430,9 +451,9 @@ def _declared(dtype: str, *shape: int | None) -> Mapping[str, Any]:
 
 
 _COLUMNS = [
-    (_declared("number"), _scalar(0.5, -1.25, float("nan"), float("inf"), 1e300, -0.0)),
+    (_declared("number"), _scalar(0.5, -1.25, float("nan"), float("inf"), 1e300, -0.0, np.float64(0.75))),
     (_declared("number"), _int_then_float),
-    (_declared("integer"), _scalar(0, -3, 17, 2**53 + 1, -(2**62))),
+    (_declared("integer"), _scalar(0, -3, 17, 2**53 + 1, -(2**62), np.int64(9))),
     (_declared("string"), _scalar("", "in", "größe", "<NA>", "nan")),
     (_declared("boolean"), _scalar(True, False)),
     (_declared("array", 3), _listed(3)),
@@ -440,3 +461,100 @@ _COLUMNS = [
     (_declared("array", 4, 5), _listed(4, 5)),
     (_declared("array", None), _ragged),
 ]
+
+
+# --- what was drawn --------------------------------------------------------------------------------------
+
+
+def features(case: Case) -> set[str]:
+    """Return words for what goes wrong in a case, so that a test can see that everything is drawn."""
+    found = {f"stream name {name!r}" for name in case.streams if name not in ("primary", "slow")}
+    kinds = [step.kind for step in case.steps]
+    found |= {"no stop"} if not case.has_stop else {"documents after the stop"} if kinds[-1] != "stop" else set()
+    found |= {"nonsense"} if "odd" in kinds else set()
+    found |= {"batches sent twice"} if case.repeated else set()
+    found |= {"read while it grows"} if case.growing and case.look_after is not None else set()
+    told = case.told(case.steps)
+    if len({len(each.stream_rows) for each in told.values()} - {0}) > 1:
+        found.add("two rates")
+    for each in told.values():
+        found |= set(_of_stream(each))
+        for name, key in each.keys.items():
+            found |= set(_of_camera(key))
+            found |= set(_of_order([step for step in case.steps if step.key == name]))
+            found |= {"frames behind the Events"} if each.events and each.rows > key.present else set()
+    return found
+
+
+def _of_stream(told: Told) -> Iterator[str]:
+    kinds = {"events" if told.events else "", "frames" if told.keys else ""} - {""}
+    yield " and ".join(sorted(kinds)) or "empty stream"
+    if told.retaken:
+        points = told.stream.points
+        falls = [before - after for before, after in itertools.pairwise(points) if after <= before]
+        yield "rewound" if any(falls) else "retaken after a pause"
+    if told.holes:
+        yield "holes"
+    if told.stream.descriptors > 1:
+        yield "two descriptors"
+    for name in told.columns:
+        values = [told.stream.data[number].get(name, "absent") for number in told.points]
+        yield from (f"column {word}" for word, test in _ODD_VALUES.items() if any(map(test, values)))
+        yield f"column {told.stream.columns[name]['dtype']} {len(told.stream.columns[name]['shape'])}"
+        if name not in ("motor", "x"):
+            yield f"column name {name!r}"
+
+
+_ODD_VALUES: dict[str, Callable[[Any], bool]] = {
+    "None": lambda value: value is None,
+    "NaN": lambda value: isinstance(value, float) and math.isnan(value),
+    "absent": lambda value: isinstance(value, str) and value == "absent",
+    "ndarray": lambda value: isinstance(value, np.ndarray),
+    "beyond 2^53": lambda value: isinstance(value, int) and abs(value) > 2**53,
+}
+
+
+def _of_camera(key: KeyTold) -> Iterator[str]:
+    camera = key.camera
+    yield camera.form if camera.frames > 1 else "one frame"
+    yield camera.mimetype
+    yield from (f"stored {word}" for word in camera.storage if word != "shape_of_one")
+    facts = {
+        "gap": key.gaps,
+        "duplicate": key.duplicate,
+        "retaken frames": key.retaken,
+        "extra frames": key.extra,
+        "first index": min((frame.index for frame in key.frames.values()), default=0),
+        "several resources": len(key.positions) > 1,
+        "indices go on": any(resource.base for resource in camera.resources),
+        "one file, two resources": len(camera.resources) > len(camera.files),
+        "one frame for two events": len({(seq, frame) for (seq, _), frame in key.frames.items()})
+        > len(set(key.frames.values())),
+        "file too short": any(file.length < file.rows for file in camera.files),
+        "row begun": any(file.part_of_next for file in camera.files),
+        "row never written": any(file.unwritten for file in camera.files),
+        "file missing": not all(file.there for file in camera.files),
+        "resource never came": len({resource for _, (resource, _) in camera.taken}) > len(key.positions),
+        "unsafe camera name": not camera.name.startswith("cam") or "/" in camera.name,
+    }
+    yield from (word for word, holds in facts.items() if holds)
+
+
+def _of_order(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield what is odd in the order of one camera's documents."""
+    known: set[int] = set()
+    seqs: list[int] = []
+    for step in steps:
+        if step.kind == "resource":
+            known.add(step.number)
+        elif step.kind == "datum":
+            if step.number not in known:
+                yield "range before its resource"
+            if seqs and step.seq < max(seqs) and step.seq not in seqs:
+                yield "range out of order"
+            if step.plain:
+                yield "range without seq_nums"
+            seqs += range(step.seq, step.seq + step.count)
+    numbers = [step.number for step in steps if step.kind == "datum"]
+    if any(after < before for before, after in itertools.pairwise(numbers)):
+        yield "round robin"

@@ -212,9 +212,12 @@ def test_samples_taken_again_after_a_pause_count_at_their_own_times(beamline):
     assert_array_equal(found["seq_num"], [1, 2, 3])
     assert_array_equal(found["motor"], [1.0, 2.5, 3.0])
     assert_array_equal(found["x"], [10.0, 80.0, 80.0])
-    # The sample of the first try is there too, for events that are near it.
-    turned = run.align("monitor", {"primary": "nearest"}, tolerance=0.0)
-    assert_array_equal(turned["motor"], [1.0, 2.5])
+
+
+def test_a_sample_that_was_taken_again_stays_where_it_was_in_time(beamline):
+    beamline.events("primary", [1.0, 2.2], motor=[1.0, 2.0])
+    beamline.events("monitor", [1.0, 2.0, 8.0], seq_nums=[1, 2, 2], x=[10.0, 20.0, 80.0])
+    assert_array_equal(beamline.done().align("primary", {"monitor": "nearest"})["x"], [10.0, 20.0])
 
 
 def test_the_recorded_monitor_is_where_it_was(store, tmp_path):
@@ -266,6 +269,23 @@ def test_a_lost_frame_shifts_nothing(beamline):
     assert_array_equal(found["img"][1, 1], FRAMES[3])
     assert_array_equal(found["img"][2], FRAMES[4:6])
     assert found["img_match"].values.tolist() == ["exact", "partial", "exact"]
+
+
+def test_a_variable_with_a_gap_in_a_stream_without_one_shifts_nothing(beamline, tmp_path):
+    with h5py.File(tmp_path / "camera.h5", "w") as file:
+        file["data"] = FRAMES
+    beamline.events("primary", [1.0, 2.0, 3.0], x=[1.0, 2.0, 3.0])
+    fast = beamline.run.stream("fast", y=internal(), img=external([2, 3], "<u2"))
+    fast.resource("img", f"file://localhost{tmp_path}/camera.h5", dataset="data")
+    for number in range(6):
+        fast.event(y=float(number))
+        if number != 2:
+            fast.frames("img", number, number + 1)
+    with told(r"img is partial 1 \(seq_num 2\)"):
+        found = beamline.done(primary=3, fast=6).align("primary", {"fast": "ratio"})
+    assert_array_equal(found["y"], [[0, 1], [2, 3], [4, 5]])
+    assert np.isnan(found["img"].values[1, 0]).all()
+    assert_array_equal(np.delete(found["img"].values.reshape(6, 2, 3), 2, axis=0), np.delete(FRAMES[:6], 2, axis=0))
 
 
 def test_a_reference_with_a_gap_keeps_its_numbers(beamline):
@@ -427,6 +447,25 @@ def test_gates_are_windows_of_their_own(beamline):
         found = run.align("panda", {"counter": ["count", "mean"]}, times={"panda": gates})
     assert_array_equal(found["counts_count"], [2, 2, 0])
     assert_array_equal(found["counts_mean"], [2.5, 5.5, np.nan])
+
+
+def test_gates_move_with_the_offset_of_their_clock(beamline):
+    beamline.frames("panda", (0, 2, 1), key="TS", values=np.arange(2) * 1.0)
+    beamline.events("counter", [5.1, 6.1, 6.2], counts=[1, 2, 3])
+    gates = PandaCapture(np.arange(2.0), np.arange(2.0) + 0.5, start_time=BEGIN)
+    found = beamline.done(panda=2).align("panda", {"counter": "count"}, times={"panda": gates}, offset={"panda": 5})
+    assert_array_equal(found["counts"], [1, 2])
+    assert_array_equal(found["time"], BEGIN + np.array([5.0, 6.0]))
+
+
+def test_captures_of_a_lost_event_are_lost_and_the_others_keep_their_frames(beamline):
+    beamline.frames("panda", (0, 1, 1), (2, 3, 3), key="TS", values=np.arange(6.0).reshape(3, 2))
+    run = beamline.done(panda=3)
+    with told("none of the variables has seq_num 2"):
+        capture = capture_of(run)
+    assert capture.stamps.tolist() == [0.0, 1.0, 4.0, 5.0]
+    assert capture.number.tolist() == [1, 2, 5, 6]
+    assert_array_equal(capture.per_frame(2).stamps, [0.0, np.nan, 4.0])
 
 
 def test_a_fast_capture_is_binned_onto_slow_events(flight):
