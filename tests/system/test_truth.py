@@ -168,7 +168,8 @@ class Reading:
 
     def check_verdict(self, verdict):
         assert verdict.state == self.expected_state(), verdict.line
-        assert verdict.line
+        if any(step.kind == "stop" for step in self.steps):
+            assert verdict.gaps == self.gaps()
         wanted = {}
         for name, told in self.told.items():
             for key in told.keys.values():
@@ -184,6 +185,11 @@ class Reading:
             found[file["path"]] = file["announced"], file["readable"], file["status"]
         assert Counter(found.values()) == Counter(wanted.values())
 
+    def gaps(self):
+        """Return the gaps of a run that has ended: what its documents tell of and do not bring."""
+        missing = sum(told.missing(name) for told in self.told.values() for name in told.stream.cameras)
+        return max(missing + sum(told.holes for told in self.told.values()), self.case.waiting(self.steps))
+
     def expected_state(self):
         if not any(step.kind == "stop" for step in self.steps):
             return "running"
@@ -192,7 +198,7 @@ class Reading:
             return "unreadable"
         if any(len(self.readable(key)) < len(key.rows) for key in keys):
             return "gaps"
-        if any(told.holes or any(told.missing(name) for name in told.stream.cameras) for told in self.told.values()):
+        if self.gaps():
             return "gaps"
         if any(key.extra for key in keys):
             return "extra"
@@ -261,8 +267,16 @@ class StreamReading:
         assert array.dtype == np.dtype(camera.dtype)
         aligned = len(rows) == self.told.rows and not key.extra
         assert (array.dims is not None and array.dims[0] == f"{array.key}_event") == (not aligned)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            self.check_values(key, array, rows)
+        # Who reads by place is told, once, that places are not events.
+        assert [one.category for one in said] == [MissingRows] * (not aligned)
+
+    def check_values(self, key, array, rows):
+        camera, shape = key.camera, array.shape
         lost = [place for place, row in enumerate(rows) if key.is_lost(row)]
-        if lost and rows:
+        if lost:
             with pytest.raises(MissingAsset):
                 array.read()
         truth = self.truth(key, rows, shape)
@@ -479,8 +493,9 @@ def test_every_defect_is_drawn():
     assert {word: found[word] for word in DEFECTS if found[word] < 5} == {}
 
 
-DEFECTS = """gap / duplicate / retaken frames / retaken after a pause / rewound / extra frames / frames behind the Events
-first index / range out of order / range before its resource / range without seq_nums / one frame for two events
+DEFECTS = """gap / duplicate / retaken frames / retaken after a pause / rewound / extra frames
+frames behind the Events / first index / range out of order / range before its resource / range without seq_nums
+one frame for two events
 several resources / indices go on / one file, two resources / round robin / resource never came / two rates
 shape / concat / pages / multiplier / frames_per_event / frame_per_point / file too short / row begun
 row never written / file missing / no stop / documents after the stop / nonsense / batches sent twice

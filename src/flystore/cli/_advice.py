@@ -44,6 +44,7 @@ ADVICE: dict[str, str] = {
     "mixed-resources": "Keep mimetype and dataset of a data key the same in all its resources.",
     "unknown-datum": "Emit the Datum before, or soon after, the Event that names it.",
     "unknown-resource": "Emit StreamResource and descriptor before the StreamDatum, and use their uids.",
+    "never-came": "Send every document; look for the rest of them in the journal of the acquisition host.",
     "lost-frames": "Emit the StreamResource in the run that its StreamDatums are in.",
     "parked-full": "Emit documents before those that refer to them.",
     "several-rows": "Use one Datum an Event.",

@@ -31,9 +31,16 @@ def main() -> None:
         raise SystemExit(MISTAKE) from None
 
 
-@_app.callback()
-def _commands() -> None:
-    pass
+@_app.callback(invoke_without_command=True)
+def _commands(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @_app.command()
@@ -124,7 +131,7 @@ def serve(
 
 
 _CHECK_EPILOG = """
-Did the last scan work?      flystore check -- -1
+Did the last scan work?      flystore check -1
 
 A stream of a new device:    flystore check documents.jsonl
 
@@ -140,7 +147,11 @@ _KEY = Annotated[
 ]
 
 
-@_app.command(epilog=_CHECK_EPILOG)
+# So that -1, the newest run, is no option.
+_NUMBERS = {"ignore_unknown_options": True}
+
+
+@_app.command(epilog=_CHECK_EPILOG, context_settings=_NUMBERS)
 def check(
     targets: Annotated[
         list[str],
@@ -162,7 +173,7 @@ def check(
     raise typer.Exit(run_check(targets, at, api_key, as_json))
 
 
-@_app.command()
+@_app.command(context_settings=_NUMBERS)
 def close(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Uid, part of it, scan id or -1.")],
     reason: Annotated[str, typer.Option(help="Why it will get no stop document; kept and shown.")],

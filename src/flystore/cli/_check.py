@@ -15,6 +15,8 @@ from ._advice import ADVICE
 INCOMPLETE = 3
 """Exit status when something is missing, odd or unreadable."""
 
+NO_STOP = "There is no Stop document. Close the run; for one that lost its writer there is `flystore close`."
+
 _REFERENCES = ("run_start", "descriptor", "stream_resource", "resource")
 
 
@@ -70,13 +72,16 @@ def opened(at: str, api_key: str | None) -> Any:
         return from_uri(at, api_key=api_key)
     from flystore.embedded import open_store
 
-    return open_store(at)
+    return open_store(at, create=False)
 
 
 def check_file(target: str) -> Iterator[Report]:
     """Say what is odd about documents in a file of JSON lines, one ``{"name", "doc"}`` or ``[name, doc]`` a line."""
     text = sys.stdin.read() if target == "-" else _text(target)
-    for uid, documents in by_run(_documents(text, target)).items():
+    runs = by_run(_documents(text, target))
+    if not runs:
+        raise InvalidRequest(f"{target} holds no documents")
+    for uid, documents in runs.items():
         yield check_documents(uid, documents)
 
 
@@ -92,7 +97,11 @@ def check_documents(uid: str, documents: list[tuple[str, dict[str, Any]]]) -> Re
         for change in changes
         if isinstance(change, PutNode) and change.family is not Family.CONTAINER
     ]
-    told = f"{line(found, start.get('scan_id'), uid)}, {found.state}"
+    told = line(found, start.get("scan_id"), uid)
+    if found.state == "complete":
+        told += ", complete"
+    elif found.state == "running":
+        remarks.append(NO_STOP)
     record = {"uid": uid, "line": told, **found.to_wire(), "remarks": remarks, "nodes": shown}
     return Report(told, remarks, record, found.state == "complete" and not remarks)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from flystore.embedded import needing_server_parts
-from flystore.model.errors import Misconfigured
 
 
 def run_rebuild(directory: Path) -> None:
@@ -18,9 +17,7 @@ def run_rebuild(directory: Path) -> None:
     """
     with needing_server_parts("flystore rebuild"):
         from flystore.service import Service
-    if not directory.is_dir():
-        raise Misconfigured(f"there is no store in {directory}; name the directory that `flystore serve` was given")
-    with Service.open(directory) as service:
+    with Service.open(directory, create=False) as service:
         done = service.rebuild()
     for path in done.changed:
         print(f"changed: {path}")

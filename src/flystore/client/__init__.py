@@ -29,8 +29,8 @@ from ._array import Array, Frames
 from ._catalog import CatalogOfRuns
 from ._connect import from_transport, from_uri
 from ._container import Container
-from ._dataset import MissingRows
 from ._documents import Documents
+from ._missing import MissingRows
 from ._node import Node
 from ._other import Other
 from ._panda import DoubtfulTimes, PandaCapture

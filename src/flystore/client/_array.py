@@ -1,6 +1,8 @@
 """Arrays: sliced like numpy arrays, each slice a few requests whose bytes land in the result."""
 
+import inspect
 import math
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from flystore.model.structures import ArrayStructure
 from flystore.wire import api_path
 
 from ._align import Rows, places_of
+from ._missing import MissingRows, is_marked
 from ._node import Node
 from ._pieces import Piece, Plan, cut, lazy_chunks, plan_read, runs_of
 from ._progress import Progress
@@ -53,11 +56,16 @@ class Array(Node):
 
     ``array[...]`` and ``array[10:20, ::2]`` read parts as numpy does; ``array.dask`` reads lazily.
     `shape` is as it was at the last look; a growing array shows more after `refresh`.
+
+    An array of frames has a row for each frame that there is. Where its rows are not those of the stream (a gap, a file
+    still growing) its first dimension is called ``<key>_event``, reading by place warns once (`MissingRows`), and
+    `seq_num`, `frame_index` and `present` tell which is which.
     """
 
     def __init__(self, session: Session, item: Item) -> None:
         super().__init__(session, item)
         self._structure = ArrayStructure.from_wire(item.structure)
+        self._warned = False
 
     def refresh(self) -> "Array":
         """Ask the service for the array's present shape, and return the array."""
@@ -136,6 +144,7 @@ class Array(Node):
         """
         plan = plan_read(wanted, self.shape)
         if progress is None:
+            self._warn_of_missing_rows()
             with Progress(f"reading {self.key}", math.prod(plan.box_shape) * self.dtype.itemsize) as own:
                 return self._read(plan, own)
         return self._read(plan, progress)
@@ -145,6 +154,19 @@ class Array(Node):
             return self._read_rows(plan, progress)
         found = self._read_box(plan.box, plan.box_shape, progress)
         return found[plan.finish] if plan.finish else found
+
+    def _warn_of_missing_rows(self) -> None:
+        """Say it where somebody takes a row's place for the number of its event."""
+        if self._warned or not is_marked(self.key, self.dims):
+            return
+        self._warned = True
+        warnings.warn(
+            f"the {len(self)} rows of {self._shown_path} are not those of its stream, row by row: some events have "
+            "no frame here, or more than one. `seq_num` tells which event each row is, and the stream's "
+            "`read()` aligns them.",
+            MissingRows,
+            stacklevel=_outside_this_package(),
+        )
 
     def __getitem__(self, wanted: Any) -> np.ndarray:
         return self.read((None,) if wanted is None else wanted)
@@ -209,11 +231,16 @@ class Array(Node):
         Unsupported
             If dask is not installed.
         """
+        self._warn_of_missing_rows()
+        return self.lazy(chunks)
+
+    def lazy(self, chunks: Any = None) -> Any:
+        """Return the same as `to_dask`, for a reader that looks after missing rows itself."""
         da = _import_dask()
         name = f"{self.key or 'array'}-{da.core.tokenize(self.uri, self.shape, self.dtype.str)}"
         if chunks is None:
             chunks = lazy_chunks(self.chunks, self.dtype.itemsize)
-        return da.from_array(self, chunks=chunks, name=name, meta=np.empty((0,) * self.ndim, self.dtype), asarray=True)
+        return da.from_array(_Quiet(self), chunks=chunks, name=name, meta=np.empty((0,) * self.ndim, self.dtype), asarray=True)
 
     @property
     def dask(self) -> Any:
@@ -275,6 +302,27 @@ class Array(Node):
             f"<Array {self._shown_path}: {human_shape(self.shape)} {human_dtype(self.dtype)}, "
             f"{human_bytes(self.nbytes)}{named}>"
         )
+
+
+class _Quiet:
+    """An array as dask reads it, chunk by chunk: what there was to say has been said."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, wanted: Any) -> np.ndarray:
+        with Progress("", 0, watched=False) as progress:
+            return self.array.read(wanted, progress=progress)
+
+
+def _outside_this_package() -> int:
+    """Return the stack level, for `warnings.warn` in the caller, of the first frame outside of the client."""
+    level, frame = 1, inspect.currentframe()
+    frame = frame.f_back if frame is not None else None
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("flystore.client"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def in_parallel(work: Any, pieces: list[Any]) -> None:

@@ -22,6 +22,7 @@ from ._align import (
 )
 from ._array import Array, in_parallel
 from ._columns import column_values
+from ._missing import MissingRows, is_marked
 from ._node import Node
 from ._progress import Progress
 from ._ragged import Ragged, dense
@@ -35,10 +36,6 @@ PRESENT = "_present"
 
 _LOOKS = 3
 """How often an array that grows under our eyes is looked at before its rows are taken as they are."""
-
-
-class MissingRows(UserWarning):
-    """A Dataset in which not every variable has every event."""
 
 
 class StreamLike(Protocol):
@@ -154,7 +151,7 @@ def _read_arrays(parts: list[Node], wanted: list[str], table_rows: Rows | None, 
             rows = stream_rows
             if part.shape and (not beside or len(part) != beside or _is_marked(part)):
                 part, rows = _with_rows(part)
-            values = part.to_dask() if lazy else part.read(progress=progress)
+            values = part.lazy() if lazy else part.read(progress=progress)
             apart = not part.shape or (rows is None and (len(part) != beside or _is_marked(part)))
             found[part.key] = Variable(part.key, values, _array_dims(part), rows, apart)
 
@@ -200,8 +197,7 @@ def _with_rows(part: Array) -> tuple[Array, Rows | None]:
 
 
 def _is_marked(part: Array) -> bool:
-    """Return whether the service says that the rows are not those of the stream."""
-    return part.dims is not None and part.dims[:1] == (f"{part.key}_event",)
+    return is_marked(part.key, part.dims)
 
 
 def _array_dims(part: Array) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from flystore.model.errors import InvalidRequest
 from . import _timing as timing
 from ._align_reading import Events, Samples, Source, no_time, read_events
 from ._align_request import BY_TIME, IN_WINDOWS, RATIO, Job, Request, RunLike, jobs_of, require_known, stream_of
-from ._dataset import TIME, MissingRows, placed_lazily
+from ._dataset import TIME, placed_lazily
+from ._missing import MissingRows
 from ._numbered import Layout
 from ._panda import PandaCapture
 from ._words import ranges

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flystore.service import Service
 
 
-def open_store(directory: Path | str, *, read: Sequence[Path | str] = (), maps: Sequence[str] = ()) -> Any:
+def open_store(directory: Path | str, *, read: Sequence[Path | str] = (), maps: Sequence[str] = (), create: bool = True) -> Any:
     """Open a directory as ``flystore serve`` would, in this process, and return a client of it.
 
     Parameters
@@ -27,6 +27,8 @@ def open_store(directory: Path | str, *, read: Sequence[Path | str] = (), maps: 
         itself keeps can be read.
     maps : sequence of str
         ``FROM=TO``: what writers call a place, and what this machine calls it.
+    create : bool
+        Make a store where there is none; False raises.
 
     Returns
     -------
@@ -62,6 +64,7 @@ def open_store(directory: Path | str, *, read: Sequence[Path | str] = (), maps: 
         place,
         read=[Path(root).expanduser() for root in read],
         maps=[PathMap.parse(text) for text in maps],
+        create=create,
     )
     key = secrets.token_hex(32)  # nobody else gets it: there is no socket to send it to
     try:

@@ -15,7 +15,7 @@ from flystore.service import Service
 
 from . import routes_browse, routes_data, routes_nodes, routes_runs
 from .access import Access
-from .failures import on_flystore_error, on_http_exception, on_unexpected
+from .failures import on_flystore_error, on_http_exception
 from .middleware import Stamp
 from .negotiation import json_response
 
@@ -35,7 +35,6 @@ def build_app(service: Service, access: Access) -> Starlette:
         exception_handlers={
             FlystoreError: on_flystore_error,
             HTTPException: on_http_exception,
-            Exception: on_unexpected,
         },
         lifespan=lifespan,
     )

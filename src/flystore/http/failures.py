@@ -78,7 +78,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     return json_response(content, error.status_code, dict(error.headers or {}))
 
 
-async def on_unexpected(request: Request, error: Exception) -> Response:
+def on_unexpected(request: Request, error: Exception) -> Response:
     """Answer a defect of ours: details go to the log under an id that the caller can quote."""
     reference = request.scope.get("flystore.request_id") or secrets.token_hex(8)
     log.error("request %s: %s %s failed", reference, request.method, request.url.path, exc_info=error)

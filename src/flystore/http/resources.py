@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from starlette.requests import Request
 
 from flystore.model.errors import InvalidRequest
@@ -40,6 +41,11 @@ def path_of(request: Request) -> tuple[str, ...]:
     return segments_of(request.path_params.get("path", ""))
 
 
+def url_path(path: tuple[str, ...]) -> str:
+    """Return a node path as part of a URL."""
+    return "/".join(quote(segment, safe="") for segment in path)
+
+
 def wanted_fields(values: Iterable[str]) -> frozenset[str]:
     """Return the fields asked for; nothing asked means everything, only an empty one means none."""
     asked = frozenset(values)
@@ -53,7 +59,7 @@ def wanted_fields(values: Iterable[str]) -> frozenset[str]:
 
 def links(base: str, path: tuple[str, ...], family: Family, structure: Any) -> dict[str, str]:
     """Return the links of a node. Templates keep literal braces, which clients format."""
-    where = "/".join(quote(segment, safe="") for segment in path)
+    where = url_path(path)
     found = {"self": f"{base}/metadata/{where}"}
     match family:
         case Family.ARRAY | Family.SPARSE:
@@ -127,7 +133,7 @@ class Rendering:
         """Return the resource object of one entry; what was not asked for is null."""
         want = self.fields
         if self.keys_only:
-            link = f"{self.base}/metadata/{'/'.join(quote(s, safe='') for s in entry.path)}"
+            link = f"{self.base}/metadata/{url_path(entry.path)}"
             return {
                 "id": entry.path[-1] if entry.path else "",
                 "attributes": {**_NOTHING, "ancestors": list(entry.path[:-1])},
@@ -195,6 +201,15 @@ def _selection(expression: str | None) -> Any:
         return lambda metadata: None
     try:
         compiled = jmespath.compile(expression)
-    except jmespath.exceptions.JMESPathError as error:
+    except (ValueError, RecursionError) as error:  # what jmespath raises is a ValueError
         raise InvalidRequest(f"select_metadata is no JMESPath expression: {error}", status=400) from error
-    return compiled.search
+
+    def select(metadata: dict[str, Any]) -> Any:
+        try:
+            found = compiled.search(metadata)
+            msgspec.json.encode(found)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidRequest(f"select_metadata cannot be applied: {error}", status=400) from error
+        return found
+
+    return select

@@ -14,7 +14,7 @@ from flystore.service import Entry, Service
 
 from .negotiation import OCTETS, record
 from .parameters import PageRequest, flag, integer, page_request
-from .resources import Rendering, base_url, path_of
+from .resources import Rendering, base_url, path_of, url_path
 
 FLYSTORE_VERSION = version("flystore")
 TILED_VERSION = "0.2.20"
@@ -125,7 +125,7 @@ async def search(request: Request) -> Response:
 
 def _page_links(request: Request, wanted: PageRequest, onward: dict[str, int]) -> dict[str, Any]:
     """Return links that carry page parameters only; the client adds its filters and sorting again."""
-    here = f"{base_url(request)}/search/{'/'.join(path_of(request))}"
+    here = f"{base_url(request)}/search/{url_path(path_of(request))}"
     limit = wanted.limit
     own = {"page[limit]": limit}
     if wanted.cursor is not None:

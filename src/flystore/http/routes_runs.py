@@ -13,7 +13,7 @@ from flystore.model.frames import FRAMES_MIMETYPE
 from flystore.service import Service
 
 from .negotiation import expect_object, read_body, read_json, record
-from .parameters import integer, needed_integer
+from .parameters import flag, integer, needed_integer
 from .resources import path_of
 
 RECONSTRUCTED_HEADER = "x-flystore-reconstructed"
@@ -90,6 +90,6 @@ async def verdict(request: Request) -> Response:
     """``GET /verdict/{uid}``: what is complete and what is missing; ``?look=true`` opens the files."""
     request.app.state.access.require(request, "read:metadata")
     service: Service = request.app.state.service
-    look = request.query_params.get("look", "false").lower() in ("true", "1")
+    look = flag(request, "look", False)
     found = await run_in_threadpool(service.verdicts.of, path_of(request), look=look)
     return record(request, msgspec.structs.asdict(found))

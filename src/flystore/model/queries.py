@@ -235,6 +235,8 @@ class Lookup(Query, frozen=True):
 
 
 INTERRUPTED = "interrupted"
+VERDICTS = ("complete", "running", INTERRUPTED, "gaps", "retaken", "extra", "unreadable")
+"""The states of a run."""
 
 
 class Verdict(Query, frozen=True):
@@ -251,6 +253,10 @@ class Verdict(Query, frozen=True):
 
     state: str
     silent_since: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.state not in VERDICTS:
+            raise InvalidRequest(f"a run is {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}, never {self.state!r:.40}")
 
 
 def matches(query: Query, node: Searchable, *, verdict: str | None = None) -> bool:

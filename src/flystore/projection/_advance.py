@@ -205,6 +205,8 @@ class _Batch:
 
     def on_stream_datum(self, ordinal: int, doc: Document) -> None:
         uid, descriptor = doc["stream_resource"], doc["descriptor"]
+        if not isinstance(uid, str) or not isinstance(descriptor, str):
+            raise TypeError("a reference is no text")
         found = announced_range(doc)
         if found is None:
             self.note("bad-range", key=self._data_key(uid))

@@ -14,10 +14,11 @@ from the flags:
 A batch is stored exactly: in the Arrow type that holds its own values without loss or, where a mixture has no
 such type, as text, each value its JSON. `cast_column` leads from either to the type shown, and gives the same
 values whatever the batches were. Two numbers that are equal have one text: integral floats below 2^53 are
-written as integers.
+written as integers, all but -0.0.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -343,7 +344,8 @@ def _canonical(value: Any) -> Any:
         value = value.value
     plain = _plain(value)
     if isinstance(plain, float) and not isinstance(plain, bool):
-        return int(plain) if abs(plain) < _EXACT_FLOAT and plain.is_integer() else plain
+        is_minus_zero = plain == 0 and math.copysign(1, plain) < 0  # no integer says that
+        return int(plain) if abs(plain) < _EXACT_FLOAT and plain.is_integer() and not is_minus_zero else plain
     if isinstance(plain, list):
         return [_canonical(inner) for inner in plain]
     if isinstance(plain, int) and not -_ABSURD <= plain <= _ABSURD:

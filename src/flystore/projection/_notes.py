@@ -65,6 +65,7 @@ KINDS: dict[str, _Kind] = {
     "mixed-resources": _Kind("In stream {stream!r} the resources of {key!r} differ in kind or dataset."),
     "unknown-datum": _Kind("{count} values of {key!r} in stream {stream!r} name a Datum that never came."),
     "unknown-resource": _Kind("{count} StreamDatums name a resource or descriptor that never came."),
+    "never-came": _Kind("The Stop document counts {count} Events of stream {stream!r} that never came."),
     "lost-frames": _Kind("{count} frames were announced for a resource that never came."),
     "parked-full": _Kind("{count} documents waited for another one in vain; too many wait already."),
     "several-rows": _Kind("In stream {stream!r} {count} Datums of {key!r} hold several rows for one Event."),

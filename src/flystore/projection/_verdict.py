@@ -6,7 +6,8 @@ The counters add up. For every key of a stream
     key.announced     == key.present + key.extra + key.duplicate
 
 and ``retaken`` counts those rows of ``present + extra`` whose seq_num had a frame before. A stream's
-``points`` are its different seq_nums: ``rows == points + retaken``; ``holes`` are seq_nums that no row has.
+``points`` are its different seq_nums: ``rows == points + retaken``; ``holes`` are seq_nums that no row has, those
+that only the Stop document counts among them.
 
 Files are not looked at: a frame that is present here has been announced.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from ._frames import StreamFrames, stream_frames
+from ._names import segment
 from ._nodes import all_notes, external_notes
 from ._notes import Note, add_note, note_id, read_notes
 from ._state import RunState, StreamState
@@ -88,7 +90,8 @@ class Verdict(msgspec.Struct, frozen=True):
     exit_status : str or None
         Of the Stop document.
     gaps, extra : int
-        Over all streams and keys. Gaps of a running run are those before the last frame of each key.
+        Over all streams and keys. Gaps of a running run are those before the last frame of each key; gaps of one that
+        has ended are at least as many as the frames that still wait for what they refer to.
     retaken : int
         Over all streams: of the rows, or of the key with most.
     points, expected_points : int
@@ -129,17 +132,22 @@ def verdict(state: RunState) -> Verdict:
     """Return the verdict of the documents that came so far."""
     stopped = state.stop is not None
     notes = all_notes(state)
-    streams = {}
-    for name in sorted(state.streams):
-        stream = state.streams[name]
+    streams, waiting = {}, 0
+    for name in sorted({*state.streams, *_counted_by_stop(state)}):
+        stream = state.streams.get(name) or StreamState(name, segment(name), {})
         frames = stream_frames(stream, state.resources)
         streams[name] = _stream_verdict(state, stream, frames)
+        waiting += sum(found.lost for found in frames.keys.values())
         for note, count in external_notes(stream, frames, state.resources):
             add_note(notes, note, count)
-    if stopped:
-        _note_waiting(state, notes)
+        never_came = streams[name].holes - frames.holes
+        if never_came:
+            add_note(notes, note_id("never-came", name), never_came)
     keys = [key for stream in streams.values() for key in stream.keys.values()]
     gaps = _gaps(streams, stopped)
+    if stopped:
+        waiting += _note_waiting(state, notes)
+        gaps = max(gaps, waiting)
     extra = sum(key.extra for key in keys)
     retaken = sum(max([stream.retaken, *(key.retaken for key in stream.keys.values())]) for stream in streams.values())
     points, expected = _points(state, streams)
@@ -199,26 +207,38 @@ def _stream_verdict(state: RunState, stream: StreamState, frames: StreamFrames) 
             found.placed.frame_map.retaken,
             found.gaps,
         )
-    number = (state.stop or {}).get("num_events")
-    expected = number.get(stream.name) if isinstance(number, dict) else None
+    expected = _counted_by_stop(state).get(stream.name)
+    points = frames.rows - frames.retaken
     return StreamVerdict(
         stream.rows,
         frames.rows,
-        frames.rows - frames.retaken,
+        points,
         frames.retaken,
-        frames.holes,
-        expected if type(expected) is int else None,
+        max(frames.holes, (expected or 0) - points),
+        expected,
         keys,
     )
 
 
-def _note_waiting(state: RunState, notes: dict[str, int]) -> None:
-    parked = sum(len(ranges) for ranges in state.parked.values())
+def _counted_by_stop(state: RunState) -> dict[str, int]:
+    """Return how many Events of each stream the Stop document counts, streams without any left out."""
+    number = (state.stop or {}).get("num_events")
+    if not isinstance(number, dict):
+        return {}
+    return {
+        name: count for name, count in number.items() if type(count) is int and (count > 0 or name in state.streams)
+    }
+
+
+def _note_waiting(state: RunState, notes: dict[str, int]) -> int:
+    """Note what refers to documents that never came; return how many frames wait for them."""
+    parked = [found for ranges in state.parked.values() for found in ranges]
     if parked:
-        add_note(notes, note_id("unknown-resource"), parked)
-    for references in state.waiting.values():
-        for reference in references:
-            add_note(notes, note_id("unknown-datum", reference.stream, reference.key))
+        add_note(notes, note_id("unknown-resource"), len(parked))
+    references = [reference for waiting in state.waiting.values() for reference in waiting]
+    for reference in references:
+        add_note(notes, note_id("unknown-datum", reference.stream, reference.key))
+    return sum(found.count for found in parked) + len(references)
 
 
 def _points(state: RunState, streams: dict[str, StreamVerdict]) -> tuple[int, int]:
@@ -242,6 +262,7 @@ def line(found: Verdict, scan_id: Any = None, run_uid: str = "") -> str:
     Parameters
     ----------
     found
+        Frames are those of the key that lacks most.
     scan_id
         Of the Start document; without it the beginning of the uid names the run.
     run_uid : str
@@ -252,8 +273,11 @@ def line(found: Verdict, scan_id: Any = None, run_uid: str = "") -> str:
     """
     name = f"scan {scan_id}" if scan_id is not None else f"run {run_uid[:8]}"
     parts = [f"{found.points}/{found.expected_points} points"]
-    if found.expected_frames:
-        parts.append(f"{found.frames}/{found.expected_frames} frames")
+    keys = [key for stream in found.streams.values() for key in stream.keys.values()]
+    if keys:
+        # The frames of several keys are not added up: people count the frames of a detector, and look at the worst.
+        worst = max(keys, key=lambda key: (key.missing, key.present))
+        parts.append(f"{worst.present}/{worst.present + worst.missing} frames")
     parts.append(_number(found.gaps, "gap"))
     if found.retaken:
         parts.append(f"{found.retaken} retaken")

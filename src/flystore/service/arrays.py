@@ -8,7 +8,7 @@ import numpy as np
 
 from flystore.catalog import Catalog, Node
 from flystore.model.errors import InvalidRequest, NotFound, TooLarge, Truncated, Unsupported
-from flystore.model.slices import normalise, result_shape
+from flystore.model.slices import normalise, result_shape, selected
 from flystore.model.structures import (
     SEGMENT_ARRAY_MIMETYPE,
     ZARR_MIMETYPE,
@@ -215,22 +215,21 @@ class Arrays:
         assert entry.node.external is not None
         external = ExternalArray.from_bytes(entry.node.external)
         present = present_map(external, entry.observation)
-        factor = external.item_shape[0] if external.join == "concat" and external.item_shape else 1
-        chosen = np.arange(structure.shape[0], dtype=np.int64)[picked[0]]
-        events, place = np.unique(np.atleast_1d(chosen) // factor, return_inverse=True)
+        joined = external.join == "concat" and bool(external.item_shape)
+        factor = external.item_shape[0] if joined else 1
+        first = picked[0]
+        rows = selected(first, structure.shape[0]) if isinstance(first, slice) else range(first, first + 1)
+        # Not all rows and then those chosen: documents may announce more than memory holds.
+        chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+        events, place = np.unique(chosen // factor, return_inverse=True)
         resources, file_rows = msgspec.structs.replace(external, frame_map=present).locate(events)
-        inner = picked[1:] if factor == 1 else ()
+        inner = (slice(None), *picked[1:]) if joined else picked[1:]
         limit = self._limits.response_bytes
         with open_reader(event_files(external), self._roots) as reader:
             found = reader.read(resources, file_rows, inner, limit_bytes=limit)
-        if factor == 1:
-            found = found[place]
-        else:
-            # Joined along the first axis: an event is several rows of the array.
-            offset = np.atleast_1d(chosen) % factor
-            found = found.reshape(len(events), factor, *structure.shape[1:])[place, offset]
-            found = found[(slice(None), *picked[1:])]
-        return found[0] if isinstance(picked[0], int) else found
+        # Joined along the first axis: an event is several rows of the array.
+        found = found[place, chosen % factor] if joined else found[place]
+        return found[0] if isinstance(first, int) else found
 
 
 def as_bytes(array: np.ndarray) -> memoryview:

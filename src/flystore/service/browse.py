@@ -100,8 +100,10 @@ class Browse:
             return None
         if len(path) == 2:
             return Entry(path=path, family=Family.CONTAINER, node=run)
-        real = self._entry(snapshot, (path[0], *path[2:]))
-        return msgspec.structs.replace(real, path=path)
+        where = (path[0], *path[2:])
+        node = snapshot.node(where)
+        real = _entry_of(snapshot, node, path) if node is not None else self._column(snapshot, where)
+        return None if real is None else msgspec.structs.replace(real, path=path)
 
     def _column(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry | None:
         table = snapshot.node(path[:-1]) if len(path) > 1 else None

@@ -42,7 +42,7 @@ def stored_pieces(snapshot: Snapshot, series: str, names: Sequence[str]) -> list
 
 
 def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a table node's rows, all columns or those named, in the order asked for.
+    """Return a table node's rows, all columns or those named in the order asked for and the index, if it has one.
 
     Raises
     ------
@@ -59,7 +59,9 @@ def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = N
                 columns=unknown,
                 status=400,
             )
-        schema = pa.schema([schema.field(name) for name in columns], metadata=schema.metadata)
+        # The index of a DataFrame is in the schema and not among the columns; rows without it are nameless.
+        index = [name for name in schema.names if name not in (*node.structure["columns"], *columns)]
+        schema = pa.schema([schema.field(name) for name in (*columns, *index)], metadata=schema.metadata)
     stored = stored_pieces(snapshot, series_of_table(node), schema.names)
     shown = [
         pa.chunked_array([cast_column(piece, field.type) for piece in pieces], field.type)

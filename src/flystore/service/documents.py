@@ -9,7 +9,7 @@ from flystore.model.frames import FrameEncoder, frame, is_document, split_frames
 
 from .browse import run_at
 from .log_bodies import unpack
-from .reconstruction import reconstructed
+from .reconstruction import Document, reconstructed
 
 
 class FoundDocuments(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class FoundDocuments(msgspec.Struct, frozen=True):
 
 
 class Documents:
-    """Serves documents without holding a run in memory."""
+    """Serves documents; those that came as such without holding a run in memory."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -43,9 +43,11 @@ class Documents:
         """
         with self._catalog.read() as snapshot:
             run = run_at(snapshot, path)
+            # Rebuilt before the first byte is sent, so that what cannot be read is an answer and no broken stream.
+            rebuilt = list(reconstructed(snapshot, path)) if run.writer != "documents" else []
         if run.writer == "documents":
             return FoundDocuments(self._logged(run.uid, first), False)
-        return FoundDocuments(self._rebuilt(path, first), True)
+        return FoundDocuments(_encoded(rebuilt, first), True)
 
     def _logged(self, uid: str, first: int) -> Iterator[bytes]:
         # Templates come before the events that need them, so all records are walked from the first on.
@@ -59,13 +61,12 @@ class Documents:
             if kept:
                 yield b"".join(kept)
 
-    def _rebuilt(self, path: tuple[str, ...], first: int) -> Iterator[bytes]:
-        encoder = FrameEncoder()
-        with self._catalog.read() as snapshot:
-            documents = list(reconstructed(snapshot, path))
-        for ordinal, (name, doc) in enumerate(documents):
-            payloads = encoder.encode(name, doc)
-            if ordinal < first:
-                payloads = payloads[:-1]
-            if payloads:
-                yield b"".join(frame(payload) for payload in payloads)
+
+def _encoded(documents: list[Document], first: int) -> Iterator[bytes]:
+    encoder = FrameEncoder()
+    for ordinal, (name, doc) in enumerate(documents):
+        payloads = encoder.encode(name, doc)
+        if ordinal < first:
+            payloads = payloads[:-1]
+        if payloads:
+            yield b"".join(frame(payload) for payload in payloads)

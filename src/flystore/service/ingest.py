@@ -24,6 +24,7 @@ from .log_bodies import pack, unpack
 from .probing import Prober
 from .projecting import apply_changes
 from .recent import Recent
+from .requests import seconds_of
 
 log = logging.getLogger("flystore.service")
 
@@ -229,12 +230,14 @@ class Ingest:
         try:
             todo = [*self._missed(tx, batch.uid, behind, documents[0][0]), *documents]
             advanced, changes = advance(state, todo)
+            advanced = advanced.with_templates(decoder.templates)
+            advanced.to_bytes()  # a state that cannot be kept is none
             with tx.savepoint():
                 external = apply_changes(tx, batch.uid, changes, batch.received)
         except Exception:  # see above: whatever it is, the documents are kept
             log.exception("run %s: documents from %d on are stored but not shown", batch.uid, behind)
             return state.with_templates(decoder.templates), [], behind
-        return advanced.with_templates(decoder.templates), external, documents[-1][0] + 1
+        return advanced, external, documents[-1][0] + 1
 
     def _missed(self, tx: Transaction, uid: str, behind: int, start: int) -> list[tuple[int, str, dict[str, Any]]]:
         """Return the documents stored earlier that the projection has not seen; normally none."""
@@ -329,10 +332,7 @@ def _state_word(state: RunState, closed: str | None) -> str:
 def _start_time(documents: Sequence[tuple[int, str, dict[str, Any]]], run: Run | None) -> float | None:
     if run is not None:
         return run.start_time
-    for _, name, doc in documents:
-        if name == "start" and isinstance(doc.get("time"), (int, float)):
-            return float(doc["time"])
-    return None
+    return next((seconds_of(doc) for _, name, doc in documents if name == "start"), None)
 
 
 def logged_documents(

@@ -6,6 +6,7 @@ not writable this way (kind ``made-from-documents``).
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from threading import Lock
@@ -15,7 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from flystore.catalog import Catalog, Node, Run, Transaction
-from flystore.model.errors import Conflict, InvalidRequest, MadeFromDocuments, NotFound, Unsupported
+from flystore.model.errors import Conflict, InvalidRequest, MadeFromDocuments, NotFound, TooLarge, Unsupported
 from flystore.model.structures import (
     BLUESKY_RUN,
     SEGMENTS_MIMETYPE,
@@ -38,9 +39,12 @@ from .limits import Limits
 from .operations import ArrayWritten, Created, DataSourcePut, MetadataSet, Operation, RowsWritten, StructureSet
 from .patches import apply_patch
 from .probing import Prober
-from .requests import MetadataPatch, NewNode, specs_from_wire
+from .requests import MetadataPatch, NewNode, seconds_of, specs_from_wire
 
 OCTETS = "application/octet-stream"
+_PLAIN_INDEX = re.compile(r"__index_level_\d+__")
+MOST_CHUNKS = 1 << 20
+"""Chunks along one axis of an array that grows."""
 
 
 class Nodes:
@@ -120,6 +124,8 @@ class Nodes:
             return msgspec.structs.replace(source, mimetype=SEGMENTS_MIMETYPE, parameters=parameters)
         if source.family is Family.ARRAY and source.mimetype in ("", ZARR_MIMETYPE):
             key = str(node.id)
+            # No two nodes ever have one id: what lies there was left by a transaction that came to nothing.
+            self._arrays.delete(key)
             self._arrays.create(key, ArrayStructure.from_wire(source.structure))
             uri = uri_of_path(str(self._arrays.directory.resolve() / key))
             asset = Asset(uri, is_directory=True, parameter="data_uri", num=None)
@@ -133,6 +139,10 @@ class Nodes:
         ------
         NotFound
             If there is no such node, or the data source is not its.
+        InvalidRequest
+            If it is of another family, or the service keeps the data itself.
+        Unsupported
+            If no reader knows its mimetype.
         """
         now = self._clock()
         with self._catalog.write() as tx:
@@ -140,9 +150,8 @@ class Nodes:
             known = tx.data_source(node.id)
             if known is None or (source.id is not None and source.id != known.id):
                 raise NotFound(f"data source {source.id} does not belong to /{'/'.join(path)}", id=source.id)
-            merged = msgspec.structs.replace(
-                source, id=known.id, mimetype=source.mimetype or known.mimetype, family=known.family
-            )
+            merged = msgspec.structs.replace(source, id=known.id, mimetype=source.mimetype or known.mimetype)
+            _require_replaceable(known, merged, path)
             tx.put_data_source(node.id, merged)
             tx.set_structure(path, merged.structure)
             _log(tx, path, DataSourcePut(tx.data_source(node.id) or merged), now)
@@ -185,7 +194,8 @@ class Nodes:
             if not append:
                 tx.drop_series(series)
             first = tx.rows(series)
-            tx.append_segment(series, first, batch.num_rows, encode_segment(batch), now)
+            if batch.num_rows:
+                tx.append_segment(series, first, batch.num_rows, encode_segment(batch), now)
             digest = hashlib.blake2b(body, digest_size=16).digest()
             _log(tx, path, RowsWritten(first, batch.num_rows, not append, digest), now)
             _touch(tx, node.run_uid, now)
@@ -232,6 +242,7 @@ class Nodes:
         # Two patches that extend must not both start from the structure of before: one after the other.
         with self._patching:
             node, structure = self._zarr(path)
+            _require_few_chunks(structure, offset, shape)
             patched = self._arrays.patch(str(node.id), structure, offset, shape, body, extend).to_wire()
             self._log_array(node, StructureSet(patched, offset, shape))
         return patched
@@ -347,11 +358,22 @@ class Nodes:
             tx.append_operation(path, "close", b"", self._clock())
 
     def _node(self, tx: Transaction, path: tuple[str, ...]) -> Node:
+        if not path:
+            raise InvalidRequest("the root cannot be changed", status=405)
         node = tx.node(path)
         if node is None:
             raise NotFound(f"No such entry: {list(path)}", path=list(path))
         _require_writable(node)
         return node
+
+
+def _without_plain_index(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Leave out the index without a name that stock clients send of every DataFrame, where the table has none.
+
+    They announce such an index unless it merely counts the rows.
+    """
+    plain = [name for name in table.column_names if _PLAIN_INDEX.fullmatch(name) and name not in schema.names]
+    return table.drop_columns(plain) if plain else table
 
 
 def fit(table: pa.Table, schema: pa.Schema, path: tuple[str, ...]) -> pa.RecordBatch:
@@ -362,12 +384,15 @@ def fit(table: pa.Table, schema: pa.Schema, path: tuple[str, ...]) -> pa.RecordB
     InvalidRequest
         If it has a column that the table lacks, or one that does not convert without loss.
     """
+    table = _without_plain_index(table, schema)
     unknown = [name for name in table.column_names if name not in schema.names]
     if unknown:
         raise InvalidRequest(
             f"/{'/'.join(path)} has no column {', '.join(unknown)}; it has {', '.join(schema.names)}",
             columns=unknown,
         )
+    if len(set(table.column_names)) < len(table.column_names):
+        raise InvalidRequest(f"the rows sent for /{'/'.join(path)} have two columns of one name")
     columns = []
     for field in schema:
         if field.name not in table.column_names:
@@ -383,6 +408,18 @@ def fit(table: pa.Table, schema: pa.Schema, path: tuple[str, ...]) -> pa.RecordB
                 column=field.name,
             ) from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _require_few_chunks(structure: ArrayStructure, offset: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Refuse an offset so far out that the list of chunks, which every structure carries, would not fit."""
+    for start, n, lengths in zip(offset, shape, structure.chunks, strict=False):
+        chunk = max(*lengths, 1) if any(lengths) else max(n, 1)
+        if (start + n) // chunk > MOST_CHUNKS:
+            raise TooLarge(
+                f"an axis of {start + n} in chunks of {chunk} has more than {MOST_CHUNKS} chunks; "
+                "create the array with larger ones",
+                limit=MOST_CHUNKS,
+            )
 
 
 def _require_writable(node: Node) -> None:
@@ -404,6 +441,16 @@ def _unknown_mimetype(mimetype: str) -> Unsupported:
     )
 
 
+def _require_replaceable(known: DataSource, wanted: DataSource, path: tuple[str, ...]) -> None:
+    where = "/" + "/".join(path)
+    if wanted.family is not known.family:
+        raise InvalidRequest(f"{where} is of family {known.family}, not {wanted.family}")
+    if known.management is not Management.EXTERNAL or wanted.management is not Management.EXTERNAL:
+        raise InvalidRequest(f"the data of {where} is kept by this service; write to it instead", status=405)
+    if not is_readable(wanted.mimetype) and wanted.mimetype != OCTETS:
+        raise _unknown_mimetype(wanted.mimetype)
+
+
 def _has_files(sources: list[DataSource]) -> bool:
     return any(source.management is Management.EXTERNAL and source.assets for source in sources)
 
@@ -419,7 +466,6 @@ def _log(tx: Transaction, path: tuple[str, ...], operation: Operation, now: floa
 
 def _protocol_run(new: NewNode, now: float) -> Run:
     start = new.metadata.get("start")
-    time_of_start = start.get("time") if isinstance(start, dict) else None
     return Run(
         uid=new.key,
         writer="protocol",
@@ -429,7 +475,7 @@ def _protocol_run(new: NewNode, now: float) -> Run:
         state=b"",
         open=True,
         last_received=now,
-        start_time=float(time_of_start) if isinstance(time_of_start, (int, float)) else None,
+        start_time=seconds_of(start),
         verdict="running",
     )
 
@@ -441,5 +487,6 @@ def _touch(tx: Transaction, run_uid: str | None, now: float, *, closed: bool = F
         return
     run = msgspec.structs.replace(run, last_received=now)
     if closed:
-        run = msgspec.structs.replace(run, open=False, verdict="complete")
+        # A late stop document wins over somebody's word that the run was interrupted.
+        run = msgspec.structs.replace(run, open=False, closed=None, verdict="complete")
     tx.save_run(run)

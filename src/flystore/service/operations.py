@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from flystore.model.errors import InvalidRequest
 from flystore.model.structures import DataSource, Family, Spec
 
 
@@ -17,7 +18,17 @@ class Operation(msgspec.Struct, frozen=True):
     action: ClassVar[str]
 
     def to_bytes(self) -> bytes:
-        return msgspec.msgpack.encode(self)
+        """Return the record's body.
+
+        Raises
+        ------
+        InvalidRequest
+            If a value has no place in it: an integer beyond 64 bits, a map with keys that are no text.
+        """
+        try:
+            return msgspec.msgpack.encode(self)
+        except (OverflowError, TypeError, RecursionError, UnicodeEncodeError) as error:
+            raise InvalidRequest(f"this cannot be stored: {error}") from error
 
 
 class Created(Operation, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 
 from flystore.catalog import Catalog, Node, Observation
-from flystore.model.errors import FlystoreError, MissingAsset, OutsideRoots
+from flystore.model.errors import FlystoreError, MissingAsset, NotFound, OutsideRoots
 from flystore.model.structures import ArrayStructure, Family, Management
 from flystore.projection import ExternalArray
 from flystore.readers import ArrayProbe, ResourceProbe, open_reader, open_registered
@@ -89,11 +89,18 @@ class Prober:
         return growing and self._clock() - observation.time > 0.05
 
     def look(self, node: Node) -> Observation:
-        """Open the files of `node` and note what is readable."""
+        """Open the files of `node` and note what is readable; of two that looked at once the later one counts.
+
+        Raises
+        ------
+        NotFound
+            If the node was deleted meanwhile.
+        """
         with self._catalog.read() as snapshot:
             source = snapshot.data_source(node.id)
+        if source is None:
+            raise _gone(node)
         now = self._clock()
-        assert source is not None
         try:
             if node.external is not None:
                 with open_reader(event_files(ExternalArray.from_bytes(node.external)), self._roots) as reader:
@@ -106,6 +113,11 @@ class Prober:
             found = [_failed(error)]
         observation = to_observation(node.id, now, found)
         with self._catalog.write() as tx:
+            if tx.node_by_id(node.id) is None:
+                raise _gone(node)
+            known = tx.observation(node.id)
+            if known is not None and known.time > now:
+                return known
             tx.save_observation(observation)
         return observation
 
@@ -125,8 +137,14 @@ class Prober:
                     node = snapshot.node_by_id(node_id)
                 if node is not None and self.looks_stale(node):
                     self.look(node)
+            except NotFound:
+                log.debug("node %d was deleted before its files were looked at", node_id)
             except Exception:  # one file must not end the looking at all others
                 log.exception("looking at the files of node %d failed", node_id)
+
+
+def _gone(node: Node) -> NotFound:
+    return NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
 
 
 def _of_registered(probe: ArrayProbe) -> ResourceProbe:

@@ -32,13 +32,13 @@ def reconstructed(snapshot: Snapshot, path: tuple[str, ...]) -> Iterator[Documen
     files: list[Document] = []
     for stream in _streams(snapshot, run):
         descriptors = _descriptors(stream, uid)
-        timed += [(doc.get("time") or 0.0, 0, ("descriptor", doc)) for doc in descriptors]
+        timed += [(_seconds(doc.get("time")), 0, ("descriptor", doc)) for doc in descriptors]
         for child in everything_below(snapshot, stream.path):
             source = snapshot.data_source(child.id)
             if source is None:
                 continue
             if child.family is Family.TABLE and source.mimetype == SEGMENTS_MIMETYPE:
-                timed += [(doc["time"], 1, ("event", doc)) for doc in _events(snapshot, child, descriptors)]
+                timed += [(_seconds(doc["time"]), 1, ("event", doc)) for doc in _events(snapshot, child, descriptors)]
             elif source.management is Management.EXTERNAL:
                 files += _external(child, source, descriptors[0], uid)
     timed.sort(key=lambda item: item[:2])
@@ -62,16 +62,22 @@ def _streams(snapshot: Snapshot, run: Node) -> Iterator[Node]:
 def _descriptors(stream: Node, uid: str) -> list[dict[str, Any]]:
     """Return the descriptor and one more for each configuration update."""
     described = {key: value for key, value in stream.metadata.items() if key != "_config_updates"}
-    data_keys = described.get("data_keys") or {}
+    # What a client of the protocol calls metadata may be anything at all.
+    data_keys = described.get("data_keys")
+    data_keys = data_keys if isinstance(data_keys, dict) else {}
     object_keys: dict[str, list[str]] = {}
     for key, data_key in data_keys.items():
         owner = data_key.get("object_name") if isinstance(data_key, dict) else None
-        if owner is not None:
+        if isinstance(owner, str):
             object_keys.setdefault(owner, []).append(key)
     first = {**described, "name": stream.path[-1], "run_start": uid, "object_keys": object_keys}
-    first.setdefault("uid", f"descriptor-{uid}-{stream.path[-1]}")
-    updates = stream.metadata.get("_config_updates") or []
-    return [first, *({**first, **update} for update in updates if isinstance(update, dict))]
+    if not isinstance(first.get("uid"), str):
+        first["uid"] = f"descriptor-{uid}-{stream.path[-1]}"
+    updates = stream.metadata.get("_config_updates")
+    later = [
+        {**first, **update} for update in (updates if isinstance(updates, list) else []) if isinstance(update, dict)
+    ]
+    return [first, *(descriptor for descriptor in later if isinstance(descriptor["uid"], str))]
 
 
 def _events(snapshot: Snapshot, table: Node, descriptors: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -94,11 +100,15 @@ def _events(snapshot: Snapshot, table: Node, descriptors: list[dict[str, Any]]) 
         }
 
 
-def _descriptor_at(descriptors: list[dict[str, Any]], moment: float) -> str:
+def _seconds(time: Any, default: float = 0.0) -> float:
+    return float(time) if isinstance(time, (int, float)) and time else default
+
+
+def _descriptor_at(descriptors: list[dict[str, Any]], moment: Any) -> str:
     """Return the uid of the latest descriptor not after `moment`; the first if all are."""
     uid = descriptors[0]["uid"]
     for descriptor in descriptors[1:]:
-        if (descriptor.get("time") or _LAST) <= moment:
+        if _seconds(descriptor.get("time"), _LAST) <= _seconds(moment):
             uid = descriptor["uid"]
     return uid
 

@@ -1,11 +1,11 @@
 """What callers may ask to be created or changed, checked and typed before anything is touched."""
 
 import uuid
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
-from flystore.model.errors import InvalidRequest
+from flystore.model.errors import InvalidRequest, Unsupported
 from flystore.model.structures import (
     ArrayStructure,
     Asset,
@@ -35,6 +35,15 @@ def check_key(key: Any) -> str:
     return key
 
 
+def seconds_of(start: Any) -> float | None:
+    """Return the time of a start document in Unix seconds; None if it has none that a clock could show."""
+    told = start.get("time") if isinstance(start, dict) else None
+    try:
+        return float(told) if isinstance(told, (int, float)) else None
+    except OverflowError:
+        return None
+
+
 def specs_from_wire(wire: Any) -> tuple[Spec, ...]:
     """Return specs in their order.
 
@@ -52,19 +61,22 @@ def specs_from_wire(wire: Any) -> tuple[Spec, ...]:
     return specs
 
 
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _WireAsset(msgspec.Struct, forbid_unknown_fields=True):
     data_uri: str
     is_directory: bool = False
     parameter: str | None = None
-    num: int | None = None
-    size: int | None = None
-    id: int | None = None
+    num: Int64 | None = None
+    size: Int64 | None = None
+    id: Int64 | None = None
 
 
 class _WireSource(msgspec.Struct, forbid_unknown_fields=True):
     structure_family: Family
     structure: dict[str, Any] | None = None
-    id: int | None = None
+    id: Int64 | None = None
     mimetype: str | None = None
     parameters: dict[str, Any] = {}
     properties: dict[str, Any] = {}
@@ -79,16 +91,35 @@ def check_structure(family: Family, structure: Any) -> dict[str, Any] | None:
     ------
     InvalidRequest
         If it is not one; chunks must add up to the shape.
+    Unsupported
+        If the family is one that this service does not serve.
     """
     match family:
         case Family.ARRAY:
-            return ArrayStructure.from_wire(structure).to_wire()
+            return _checked_array(ArrayStructure.from_wire(structure)).to_wire()
         case Family.TABLE:
-            return TableStructure.from_wire(structure).to_wire()
+            return _checked_table(TableStructure.from_wire(structure)).to_wire()
         case Family.RAGGED:
             return RaggedStructure.from_wire(structure).to_wire()
+        case Family.AWKWARD | Family.SPARSE:
+            raise Unsupported(f"nodes of family {family} are not served here", family=family, status=415)
         case _:
             return structure
+
+
+def _checked_array(structure: ArrayStructure) -> ArrayStructure:
+    if max(structure.nbytes, *structure.shape, 0) >= 2**63:
+        raise InvalidRequest(f"an array of shape {structure.shape} is larger than anything can hold")
+    return structure
+
+
+def _checked_table(structure: TableStructure) -> TableStructure:
+    names = structure.schema.names
+    if len(set(names)) < len(names) or not set(structure.columns) <= set(names):
+        raise InvalidRequest(f"the columns {structure.columns} must be in the Arrow schema, which has {names}, once")
+    if structure.npartitions != 1:
+        raise InvalidRequest(f"tables have one partition here, not {structure.npartitions}; send the rows as one")
+    return structure
 
 
 def data_source_from_wire(wire: Any) -> DataSource:

@@ -58,6 +58,7 @@ class Service:
         read: Sequence[Path] = (),
         maps: Sequence[PathMap] = (),
         limits: Limits | None = None,
+        create: bool = True,
     ) -> Self:
         """Open `directory`, making or migrating what is in it.
 
@@ -65,13 +66,21 @@ class Service:
         ----------
         read : sequence of Path
             Directories whose files may be served; the service's own arrays always may.
+        create : bool
+            Make a store where there is none.
 
         Raises
         ------
         Misconfigured
-            If the directory cannot be written or a read root is not a directory; says what to do.
+            If the directory cannot be written, a read root is not a directory, or there is no store and `create`
+            is false; says what to do.
         """
         directory = Path(directory).expanduser()
+        if not create and not (directory / CATALOG_FILE).is_file():
+            raise Misconfigured(
+                f"there is no store in {directory}; name the directory that `flystore serve` was given",
+                directory=str(directory),
+            )
         _require_writable(directory)
         for root in read:
             if not Path(root).is_dir():

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +67,8 @@ def values(number: int, key: str, file: int, row: int, shape: tuple[int, ...], d
 # --- what happened ---------------------------------------------------------------------------------------
 
 
-class Announced(NamedTuple):
+@dataclass(frozen=True)
+class Announced:
     """One frame as announced: number of the resource among the camera's, and index in it."""
 
     resource: int
@@ -234,7 +235,8 @@ class Stream:
         return {"seq_num": self.points[point], "time": time, "data": data, "timestamps": stamps, "filled": {}}
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """One document, in symbols.
 
     Attributes
@@ -361,6 +363,21 @@ class Case:
                 uids = [f"{uid}-event-{place}-{number}" for number in step.numbers]
                 events = [stream.event(number) for number in step.numbers]
                 return "event_page", {"uid": uids, "descriptor": descriptor, **_page(events)}
+
+    def waiting(self, steps: Iterable[Step]) -> int:
+        """Return the frames announced for a resource or descriptor that none of these steps brings."""
+        steps = list(steps)
+        known = {(step.kind, step.stream, step.key, step.number) for step in steps}
+        return sum(
+            step.count
+            for step in steps
+            if step.kind == "datum"
+            and not known
+            >= {
+                ("resource", step.stream, step.key, step.number),
+                ("descriptor", step.stream, "", step.descriptor),
+            }
+        )
 
     def told(self, steps: Iterable[Step]) -> dict[str, "Told"]:
         """Return what is known of each stream of which anything is known, after the Start and these steps."""

@@ -13,12 +13,13 @@ the limits of what can be known, and the laws under which a case is drawn:
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from .truth import HDF5, NPY, TIFF, Announced, Camera, Case, File, KeyTold, Resource, Step, Stream, Told
+from .truth import HDF5, NPY, TIFF, Announced, Camera, Case, Document, File, KeyTold, Resource, Step, Stream, Told
 
 STREAM_NAMES = ["primary", "slow", "a/b", "..", "", "streams", "internal", "größe", "x y", "X", "x"]
 COLUMN_NAMES = [
@@ -80,7 +81,7 @@ def _interleaved(draw: st.DrawFn, queues: Sequence[list[Step]]) -> list[Step]:
 
 def _odd(draw: st.DrawFn, steps: Sequence[Step]) -> Step:
     """Return a document that makes no sense, and by which nothing changes."""
-    nonsense = [
+    nonsense: list[Document] = [
         ("event", {"uid": "e", "descriptor": "nobody", "seq_num": 1, "time": 0.0, "data": {}, "timestamps": {}}),
         ("weather", {"temperature": 21.5}),
         ("stream_datum", {"uid": "d", "stream_resource": "nobody", "descriptor": "nobody", "indices": None}),
@@ -181,9 +182,9 @@ def _paged(steps: Sequence[Step]) -> list[Step]:
         if step.kind != "event":
             out.append(step)
         elif last is not None and last.kind == "page" and last.descriptor == step.descriptor:
-            out[-1] = last._replace(numbers=(*last.numbers, step.number))
+            out[-1] = replace(last, numbers=(*last.numbers, step.number))
         else:
-            out.append(step._replace(kind="page", number=0, numbers=(step.number,)))
+            out.append(replace(step, kind="page", number=0, numbers=(step.number,)))
     return out
 
 
@@ -407,7 +408,7 @@ class _DrawnCamera:
             place, step = placed[number]
             before = placed[number - 1][1] if number else None
             if before is not None and _goes_on(before, step) and not (before.plain or step.plain):
-                step = step._replace(index=before.index, seq=before.seq, count=before.count + step.count)
+                step = replace(step, index=before.index, seq=before.seq, count=before.count + step.count)
             # Not before any of what it repeats: a repeat that comes first is the announcement.
             place = max(place, placed[number - 1][0] if number else place)
             out.append((place + 0.1 + draw(st.integers(0, 5)), step))
@@ -534,7 +535,7 @@ def _of_camera(key: KeyTold) -> Iterator[str]:
         "row begun": any(file.part_of_next for file in camera.files),
         "row never written": any(file.unwritten for file in camera.files),
         "file missing": not all(file.there for file in camera.files),
-        "resource never came": len({resource for _, (resource, _) in camera.taken}) > len(key.positions),
+        "resource never came": len({frame.resource for _, frame in camera.taken}) > len(key.positions),
         "unsafe camera name": not camera.name.startswith("cam") or "/" in camera.name,
     }
     yield from (word for word, holds in facts.items() if holds)

@@ -394,7 +394,8 @@ class Shipper:
         with self._changed:
             self._shipments.remove(shipment)
             self._stored.append(shipment.status())
-        logger.info("%s", shipment.verdict or f"{shipment.label}: {shipment.log.end} documents, stored")
+        line = shipment.verdict or f"{shipment.label}: {shipment.log.end} documents, stored"
+        logger.info("%s [%s]", line, shipment.log.uid[:8])
         if shipment.adopted and not shipment.journal.logs and not shipment.journal.unreadable:
             self.journals.remove(shipment.journal)
             shipment.journal.close()

@@ -110,7 +110,7 @@ def test_arrays_come_back_as_documents_and_files_say(catalog, tmp_path, case):
         for name, content in recorded.expected[uid]["streams"].items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore" if case == "internal_odd_values" else "error")
-                found = run[name].read()
+                found = run[name].read(repeats="all")
             for key, expected in content["arrays"].items():
                 assert list(found[key].shape) == expected["shape"]
                 rows = found[key].values.reshape(len(found[key]), -1).astype(float).sum(axis=1)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flystore.projection import cast_column
@@ -32,6 +32,7 @@ def same(a, b):
 
 
 @settings(max_examples=600, deadline=None)
+@example(values=[False, -0.0], cut=1)
 @given(values=columns, cut=st.integers(0, 6))
 def test_two_batches_show_what_one_batch_shows(values, cut):
     whole, whole_type = encode_column(values)
