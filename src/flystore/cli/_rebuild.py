@@ -21,4 +21,6 @@ def run_rebuild(directory: Path) -> None:
         done = service.rebuild()
     for path in done.changed:
         print(f"changed: {path}")
+    for uid in done.failed:
+        print(f"failed: run {uid} stays as it was")
     print(f"{done.runs} runs and {done.nodes} nodes of other writers rebuilt, {len(done.changed)} nodes changed")

@@ -240,7 +240,8 @@ class Array(Node):
         name = f"{self.key or 'array'}-{da.core.tokenize(self.uri, self.shape, self.dtype.str)}"
         if chunks is None:
             chunks = lazy_chunks(self.chunks, self.dtype.itemsize)
-        return da.from_array(_Quiet(self), chunks=chunks, name=name, meta=np.empty((0,) * self.ndim, self.dtype), asarray=True)
+        meta = np.empty((0,) * self.ndim, self.dtype)
+        return da.from_array(_Quiet(self), chunks=chunks, name=name, meta=meta, asarray=True)
 
     @property
     def dask(self) -> Any:

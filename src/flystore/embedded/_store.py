@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from flystore.service import Service
 
 
-def open_store(directory: Path | str, *, read: Sequence[Path | str] = (), maps: Sequence[str] = (), create: bool = True) -> Any:
+def open_store(
+    directory: Path | str, *, read: Sequence[Path | str] = (), maps: Sequence[str] = (), create: bool = True
+) -> Any:
     """Open a directory as ``flystore serve`` would, in this process, and return a client of it.
 
     Parameters

@@ -79,12 +79,25 @@ class _Batch(msgspec.Struct, frozen=True):
 
 
 class _Stored(msgspec.Struct):
-    """What a batch led to; `state` None means nothing new came, `stopped` that the run has its stop."""
+    """What a batch led to.
+
+    Attributes
+    ----------
+    state : RunState or None
+        After the batch; None if nothing new came.
+    look_at : list of int
+        Nodes whose files are worth looking at now.
+    stopped : bool
+        Whether the run has its stop document.
+    projected : bool
+        Whether all that is stored is shown.
+    """
 
     ack: Ack
     state: RunState | None
     look_at: list[int]
     stopped: bool
+    projected: bool = True
 
 
 class Ingest:
@@ -147,7 +160,7 @@ class Ingest:
                 stored = self._known(tx, run, watermark, batch.epoch)
             else:
                 stored = self._store(tx, batch, run, state, arrived.beyond(fresh), batch.first + fresh)
-        if stored.state is not None:
+        if stored.state is not None and stored.projected:
             self._states[(batch.uid, stored.ack.watermark)] = stored.state
         self._prober.enqueue(stored.look_at)
         if stored.stopped and batch.writer == "documents":
@@ -210,7 +223,7 @@ class Ingest:
                 closed=closed,
             )
         )
-        return _Stored(Ack(watermark, batch.epoch), state, look_at, stopped)
+        return _Stored(Ack(watermark, batch.epoch), state, look_at, stopped, projected == watermark)
 
     def _project(
         self,
@@ -248,7 +261,8 @@ class Ingest:
     def _state(self, uid: str, run: Run | None) -> RunState:
         if run is None:
             return RunState.new(uid)
-        cached = self._states.get((uid, run.watermark))
+        # While documents are stored that the projection failed on, the state may change under the same watermark.
+        cached = self._states.get((uid, run.watermark)) if run.projected == run.watermark else None
         return cached if cached is not None else RunState.from_bytes(run.state)
 
     def _split(self, body: bytes) -> list[memoryview]:

@@ -486,7 +486,7 @@ def _touch(tx: Transaction, run_uid: str | None, now: float, *, closed: bool = F
     if run is None:
         return
     run = msgspec.structs.replace(run, last_received=now)
-    if closed:
+    if closed and (run.open or run.closed is not None):
         # A late stop document wins over somebody's word that the run was interrupted.
         run = msgspec.structs.replace(run, open=False, closed=None, verdict="complete")
     tx.save_run(run)

@@ -26,6 +26,10 @@ SETTLED_AFTER_S = 10.0
 """An observation this much younger than the run's last document may be of a file still growing."""
 
 
+LOOK_AGAIN_S = 0.05
+"""A file that was looked at so short a time ago is not looked at again."""
+
+
 class Prober:
     """Looks at files; keeps the last observation of each node in the catalogue."""
 
@@ -81,12 +85,16 @@ class Prober:
                 return False
             observation = snapshot.observation(node.id)
             run = snapshot.run(node.run_uid) if node.run_uid is not None else None
-        if observation is None or observation.status != OK or observation.time < node.time_updated:
+        if observation is None or observation.time <= node.time_updated:
+            return True
+        age = self._clock() - observation.time
+        if 0 <= age < LOOK_AGAIN_S:
+            return False
+        if observation.status != OK:
             return True
         if readable_structure(node, observation) != node.structure:
             return True
-        growing = run is not None and observation.time < run.last_received + SETTLED_AFTER_S
-        return growing and self._clock() - observation.time > 0.05
+        return run is not None and observation.time < run.last_received + SETTLED_AFTER_S
 
     def look(self, node: Node) -> Observation:
         """Open the files of `node` and note what is readable; of two that looked at once the later one counts.
@@ -96,11 +104,14 @@ class Prober:
         NotFound
             If the node was deleted meanwhile.
         """
-        with self._catalog.read() as snapshot:
-            source = snapshot.data_source(node.id)
-        if source is None:
-            raise _gone(node)
+        # Dated before the node is read again: whatever changes it from now on makes this observation stale.
         now = self._clock()
+        with self._catalog.read() as snapshot:
+            current = snapshot.node_by_id(node.id)
+            source = snapshot.data_source(node.id)
+        if current is None or source is None:
+            raise _gone(node)
+        node = current
         try:
             if node.external is not None:
                 with open_reader(event_files(ExternalArray.from_bytes(node.external)), self._roots) as reader:

@@ -5,6 +5,7 @@ written again, and nodes that no longer follow are removed. For nodes made by th
 folded into what each node should be now; the rows and arrays they refer to are data, not conclusions, and stay.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from .ingest import logged_documents
 from .operations import Created, DataSourcePut, MetadataSet, StructureSet
 from .projecting import apply_changes, series_of
 
+log = logging.getLogger("flystore.service")
+
 BATCH = 10_000
 """Documents worked through at a time, so that memory does not grow with the run."""
 
@@ -36,11 +39,14 @@ class Rebuilt(msgspec.Struct):
         Nodes of the protocol compared with their operations.
     changed : list of str
         Paths of nodes that are different now, new or removed.
+    failed : list of str
+        Uids of runs that could not be worked out and stay as they were; the log says why.
     """
 
     runs: int = 0
     nodes: int = 0
     changed: list[str] = []
+    failed: list[str] = []
 
 
 def rebuild(catalog: Catalog) -> Rebuilt:
@@ -53,9 +59,16 @@ def rebuild(catalog: Catalog) -> Rebuilt:
     """
     done = Rebuilt()
     for uid in list(_document_runs(catalog)):
-        with catalog.write() as tx:
-            done.changed += rebuild_run(tx, uid)
-        done.runs += 1
+        try:
+            with catalog.write() as tx:
+                done.changed += rebuild_run(tx, uid)
+        except Damaged:
+            raise
+        except Exception:  # a defect that one run brings out must not keep the others from being mended
+            log.exception("run %s could not be worked out again; it stays as it was", uid)
+            done.failed.append(uid)
+        else:
+            done.runs += 1
     with catalog.write() as tx:
         done.nodes, changed = _refold(tx)
         done.changed += changed

@@ -207,6 +207,8 @@ def _combined(run: Run, root: Node | None, files: list[FileVerdict], interruptio
         told = f"{told}, {interruption}"
     if state not in ("running", INTERRUPTED):
         state = _worst(state, files)
+        if state == "unreadable":
+            told = told.replace(": ", ": files unreadable, ", 1)  # what a tired person must not miss
     return RunVerdict(uid, state, f"{told}, stored{_about_files(files, run)}", run.writer, documents, files, notes)
 
 

@@ -407,7 +407,7 @@ def test_the_verdict_of_the_service_is_logged_when_the_run_is_stored(make_writer
         writer = make_writer(server.url)
         scan(writer)
         writer.flush(10)
-    assert "run run-1: 23 documents, stored" in [record.getMessage() for record in caplog.records]
+    assert "run run-1: 23 documents, stored [run-1]" in [record.getMessage() for record in caplog.records]
     (run,) = writer.status().runs
     assert run.verdict == "run run-1: 23 documents, stored"
     assert str(run) == "scan 7: 23/23 documents stored, stored"
