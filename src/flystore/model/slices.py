@@ -99,8 +99,7 @@ def normalise(selection: Sequence[Item], shape: Sequence[int]) -> Selection:
         )
     whole = (slice(None),) * (len(shape) - len(selection))
     return tuple(
-        _normalise_item(item, n, axis)
-        for axis, (item, n) in enumerate(zip((*selection, *whole), shape, strict=True))
+        _normalise_item(item, n, axis) for axis, (item, n) in enumerate(zip((*selection, *whole), shape, strict=True))
     )
 
 
@@ -158,7 +157,5 @@ def format_slice(selection: Sequence[Item]) -> str:
 def _format_item(item: Item) -> str:
     if not isinstance(item, slice):
         return str(index(item))
-    start, stop, step = (
-        "" if part is None else str(index(part)) for part in (item.start, item.stop, item.step)
-    )
+    start, stop, step = ("" if part is None else str(index(part)) for part in (item.start, item.stop, item.step))
     return f"{start}:{stop}" + (f":{step}" if step else "")

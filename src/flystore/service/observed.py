@@ -19,17 +19,27 @@ from flystore.readers import ResourceProbe
 OK = "ok"
 
 
-def to_observation(node_id: int, time: float, found: Sequence[ResourceProbe]) -> Observation:
-    """Return what was found in each resource's files as the catalogue keeps it."""
+def to_observation(node: Node, time: float, found: Sequence[ResourceProbe]) -> Observation:
+    """Return what was found in each resource's files of `node`, as it was then, in the form the catalogue keeps."""
+    shape = (node.structure or {}).get("shape") or [0]
     bad = next((probe for probe in found if probe.status != OK), None)
     return Observation(
-        node_id=node_id,
+        node_id=node.id,
         time=time,
         status=OK if bad is None else bad.status,
         rows=sum(probe.events - _length(probe.holes) - _length(probe.truncated) for probe in found),
-        fingerprint={"found": msgspec.to_builtins(list(found))},
+        fingerprint={
+            "found": msgspec.to_builtins(list(found)),
+            "revision": node.revision,
+            "announced": shape[0],
+        },
         detail="" if bad is None else bad.why or bad.status,
     )
+
+
+def is_of(observation: Observation, node: Node) -> bool:
+    """Return whether an observation was made of the node as it is now."""
+    return observation.fingerprint.get("revision") == node.revision
 
 
 def _length(ranges: Sequence[tuple[int, int]]) -> int:
@@ -91,7 +101,9 @@ def readable_structure(node: Node, observation: Observation | None) -> dict[str,
         return cut(structure, structure["shape"][0] // announced * found, node.key)
     if observation.status != OK or observation.rows is None or not structure["shape"]:
         return structure
-    if observation.rows >= structure["shape"][0]:
+    # A registered array is looked at as far as it was announced then; if all of that was there, nothing is known of
+    # what was announced since.
+    if observation.rows >= min(structure["shape"][0], observation.fingerprint.get("announced", 0)):
         return structure
     return cut(structure, observation.rows, node.key)
 

@@ -18,7 +18,7 @@ from flystore.readers import ArrayProbe, ResourceProbe, open_reader, open_regist
 from flystore.storage import Roots
 
 from .files import event_files
-from .observed import OK, readable_structure, to_observation
+from .observed import OK, is_of, readable_structure, to_observation
 
 log = logging.getLogger("flystore.service")
 
@@ -85,7 +85,7 @@ class Prober:
                 return False
             observation = snapshot.observation(node.id)
             run = snapshot.run(node.run_uid) if node.run_uid is not None else None
-        if observation is None or observation.time <= node.time_updated:
+        if observation is None or not is_of(observation, node):
             return True
         age = self._clock() - observation.time
         if 0 <= age < LOOK_AGAIN_S:
@@ -104,7 +104,6 @@ class Prober:
         NotFound
             If the node was deleted meanwhile.
         """
-        # Dated before the node is read again: whatever changes it from now on makes this observation stale.
         now = self._clock()
         with self._catalog.read() as snapshot:
             current = snapshot.node_by_id(node.id)
@@ -122,7 +121,7 @@ class Prober:
                     found = [_of_registered(registered.probe())]
         except FlystoreError as error:
             found = [_failed(error)]
-        observation = to_observation(node.id, now, found)
+        observation = to_observation(node, now, found)
         with self._catalog.write() as tx:
             if tx.node_by_id(node.id) is None:
                 raise _gone(node)

@@ -236,9 +236,7 @@ class ArrayStore:
             sizes = self._guarded(key, grow)
         return ArrayStructure.of(dtype, shape, _regular(shape, sizes), structure.dims)
 
-    def _write(
-        self, key: str, structure: ArrayStructure, region: tuple[slice, ...], values: np.ndarray
-    ) -> None:
+    def _write(self, key: str, structure: ArrayStructure, region: tuple[slice, ...], values: np.ndarray) -> None:
         if values.nbytes == 0:
             return
         with self._lock(key):
@@ -337,8 +335,7 @@ def _storage_chunks(structure: ArrayStructure) -> tuple[int, ...]:
 
 def _regular(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(
-        (size,) * (n // size) + ((n % size,) if n % size or not n else ())
-        for n, size in zip(shape, sizes, strict=True)
+        (size,) * (n // size) + ((n % size,) if n % size or not n else ()) for n, size in zip(shape, sizes, strict=True)
     )
 
 
@@ -357,14 +354,11 @@ def _values(data: "bytes | np.ndarray", shape: tuple[int, ...], dtype: np.dtype)
     return np.ndarray(shape, dtype, data) if expected else np.zeros(shape, dtype)
 
 
-def _checked_offset(
-    offset: Sequence[int], shape: Sequence[int], structure: ArrayStructure
-) -> tuple[int, ...]:
+def _checked_offset(offset: Sequence[int], shape: Sequence[int], structure: ArrayStructure) -> tuple[int, ...]:
     ndim = len(structure.shape)
     if len(shape) != ndim or len(offset) > ndim or any(n < 0 for n in (*offset, *shape)):
         raise InvalidRequest(
-            f"a patch of shape {tuple(shape)} at offset {tuple(offset)} does not belong to an array of "
-            f"{ndim} axes"
+            f"a patch of shape {tuple(shape)} at offset {tuple(offset)} does not belong to an array of {ndim} axes"
         )
     return (*offset, *(0,) * (ndim - len(offset)))
 

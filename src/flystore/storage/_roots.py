@@ -330,9 +330,7 @@ class Roots:
             if mapped is not None:
                 return mapped
         if is_windows(path):
-            raise OutsideRoots(
-                f"{path!r} is a Windows path and no map covers it; the operator can add --map FROM=TO"
-            )
+            raise OutsideRoots(f"{path!r} is a Windows path and no map covers it; the operator can add --map FROM=TO")
         return path
 
     def _first(self, uri: str, use: Callable[[str], _T]) -> _T:

@@ -33,9 +33,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 def test_content_is_synced_before_the_name_changes_and_the_name_before_returning(tmp_path, monkeypatch):
     steps = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: (steps.append(os.path.isdir(f"/proc/self/fd/{fd}")), fsync(fd))
-    )
+    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append(os.path.isdir(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda *a, **k: (steps.append("replace"), replace(*a, **k)))
     replace_file(tmp_path / "x", b"new")
     assert steps == [False, "replace", True]

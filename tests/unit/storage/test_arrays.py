@@ -53,9 +53,9 @@ def some_values(dtype, shape):
     if dtype.kind in "SU" or dtype.itemsize == 0:
         return np.zeros(shape, dtype)
     if dtype.kind == "V":
-        return np.frombuffer(
-            np.random.default_rng(0).integers(1, 60, n * dtype.itemsize).astype("u1"), dtype
-        ).reshape(shape)
+        return np.frombuffer(np.random.default_rng(0).integers(1, 60, n * dtype.itemsize).astype("u1"), dtype).reshape(
+            shape
+        )
     return np.arange(1, n + 1).astype(dtype).reshape(shape)
 
 
@@ -95,9 +95,7 @@ def test_slices_are_those_of_numpy(tmp_path_factory, data):
     structure = ArrayStructure.of("<i4", shape, chunks)
     store.create("x", structure)
     for block in np.ndindex(*(len(axis) for axis in chunks)):
-        region = tuple(
-            slice(sum(axis[:i]), sum(axis[: i + 1])) for axis, i in zip(chunks, block, strict=True)
-        )
+        region = tuple(slice(sum(axis[:i]), sum(axis[: i + 1])) for axis, i in zip(chunks, block, strict=True))
         store.write_block("x", structure, block, values[region].tobytes())
     bound = st.one_of(st.none(), st.integers(-8, 8))
     items = st.builds(slice, bound, bound, st.sampled_from([None, 1, 2, 3, -1, -2]))
