@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check fix clean
+.PHONY: demo test truth-full check fix clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -17,6 +17,9 @@ demo: $(READY)  ## start the service, run a step scan and a flyscan, show what c
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+truth-full: $(READY)  ## 5,000 generated runs with known truth; about an hour
+	FLYSTORE_EXAMPLES=5000 $(BIN)/python -m pytest -n 2 --dist load --timeout 5400 tests/system/test_truth.py
 
 check: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .
