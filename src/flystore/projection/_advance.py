@@ -19,6 +19,7 @@ from ._normalize import LARGEST_INDEX, WIDEST_RANGE, announced_range, announced_
 from ._notes import add_note, note_id
 from ._pages import bulk_datums, bulk_events, page_datums, page_events
 from ._state import (
+    EXACT_RANGES,
     PARKED_LIMIT,
     USED_DATUMS,
     DatumState,
@@ -80,7 +81,9 @@ class _Batch:
         self.parked = dict(state.parked)
         self.own_parked: dict[str, list[ParkedRange]] = {}
         self.waiting = dict(state.waiting)
-        self.waiting_number = sum(map(len, self.parked.values())) + sum(map(len, self.waiting.values()))
+        waiting = [found.ordinal for each in (self.parked, self.waiting) for some in each.values() for found in some]
+        self.waiting_number = len(waiting)
+        self.newest_waiting = max(waiting, default=-1)
         self.handlers: dict[str, Callable[[int, Any], None]] = {
             "start": self.on_start,
             "stop": self.on_stop,
@@ -228,7 +231,7 @@ class _Batch:
             self._park(found.descriptor, found)
         else:
             frames = self.stream(descriptor.stream).frames_of(resource.data_key)
-            frames.add(found.resource, found.ordinal, found.index, found.seq, found.count)
+            frames.add(found.resource, found.ordinal, found.index, found.seq, found.count, self.newest_waiting)
 
     def _park(self, awaited: str, found: ParkedRange) -> None:
         here = self.own_parked.get(awaited)
@@ -238,24 +241,31 @@ class _Batch:
         last = here[-1] if here else None
         if (
             last is not None
+            and len(here) >= EXACT_RANGES
             and (last.resource, last.descriptor) == (found.resource, found.descriptor)
             and (last.index + last.count, last.seq + last.count) == (found.index, found.seq)
         ):
             here[-1] = msgspec.structs.replace(last, count=last.count + found.count)
-        elif self._may_wait():
+        elif self._may_wait(found.ordinal):
             here.append(found)
 
-    def _may_wait(self) -> bool:
+    def _may_wait(self, ordinal: int) -> bool:
         if self.waiting_number >= PARKED_LIMIT:
             self.note("parked-full")
             return False
         self.waiting_number += 1
+        self.newest_waiting = max(self.newest_waiting, ordinal)
         return True
+
+    def _waits_no_more(self) -> None:
+        self.waiting_number -= 1
+        if not self.waiting_number:
+            self.newest_waiting = -1
 
     def _unpark(self, uid: str) -> None:
         self.own_parked.pop(uid, None)
         for found in self.parked.pop(uid, ()):
-            self.waiting_number -= 1
+            self._waits_no_more()
             self._add_range(found)
 
     # --- external data, as announced by Resource and Datum -----------------------------------------------
@@ -271,7 +281,7 @@ class _Batch:
             return
         self.datums[datum_id] = DatumState(str(doc["resource"]), kwargs if isinstance(kwargs, dict) else {})
         for reference in self.waiting.pop(datum_id, ()):
-            self.waiting_number -= 1
+            self._waits_no_more()
             self._refer(reference, datum_id)
 
     def on_datums(self, ordinal: int, datums: Iterable[Document]) -> None:
@@ -282,7 +292,7 @@ class _Batch:
         """Take in that a value of an Event names a Datum."""
         datum = self.datums.pop(datum_id, None) or self.used.pop(datum_id, None)
         if datum is None:
-            if self._may_wait():
+            if self._may_wait(reference.ordinal):
                 self.waiting[datum_id] = (*self.waiting.get(datum_id, ()), reference)
             return
         frames = self.stream(reference.stream).frames_of(reference.key)
@@ -295,12 +305,12 @@ class _Batch:
         if stop - start > WIDEST_RANGE or stop > LARGEST_INDEX:
             self.note("bad-range", key=reference.key)
         elif stop - start == 1:
-            frames.add(datum.resource, reference.ordinal, start, reference.seq, 1)
+            frames.add(datum.resource, reference.ordinal, start, reference.seq, 1, self.newest_waiting)
         else:
             # Several rows for one Event: no seq_num fits them all, so they are numbered by index, as TiledWriter
             # does it for every Datum.
             self.note("several-rows", reference.stream, reference.key)
-            frames.add(datum.resource, reference.ordinal, start, start + 1, stop - start)
+            frames.add(datum.resource, reference.ordinal, start, start + 1, stop - start, self.newest_waiting)
         self.used[datum_id] = datum
         if len(self.used) > USED_DATUMS:
             del self.used[next(iter(self.used))]

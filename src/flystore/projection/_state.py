@@ -18,6 +18,9 @@ VERSION = 1
 PARKED_LIMIT = 100_000
 """Documents that wait for one they refer to; further ones are counted in a note and left to the log."""
 
+EXACT_RANGES = 1000
+"""Ranges of one key, and of one resource that has not come, of which the order of arrival is kept whatever it costs."""
+
 USED_DATUMS = 256
 """Datums remembered after an Event named them, for another Event that names them again."""
 

@@ -13,7 +13,7 @@ from ._metadata import json_view
 from ._names import by_claim, claim
 from ._normalize import LARGEST_INDEX, configuration_view, data_key_view, whole_number
 from ._notes import add_note, note_id
-from ._state import DescriptorState, ExternalState, KeyState, Range, StreamState
+from ._state import EXACT_RANGES, DescriptorState, ExternalState, KeyState, Range, StreamState
 
 MAX_TABLE_COLUMNS = 1024
 
@@ -28,23 +28,31 @@ _HIDDEN = ("name", "object_keys", "run_start")  # of a descriptor, in the stream
 class ExternalWork:
     """Working copy of an `ExternalState`."""
 
-    __slots__ = ("datum_kwargs", "frame", "positions", "ranges")
+    __slots__ = ("datum_kwargs", "frame", "newest", "positions", "ranges")
 
     def __init__(self, state: ExternalState) -> None:
         self.ranges: list[Range] = list(state.ranges)
+        self.newest = max((found[0] for found in self.ranges), default=-1)
         self.positions = {uid: n for n, uid in enumerate(state.resources)}
         self.datum_kwargs = dict(state.datum_kwargs)
         self.frame = state.frame
 
-    def add(self, uid: str, ordinal: int, index: int, seq: int, count: int) -> None:
-        """Take a range in; one that goes on from the last is merged with it."""
+    def add(self, uid: str, ordinal: int, index: int, seq: int, count: int, waiting: int) -> None:
+        """Take a range in; one that goes on from the last is merged with it.
+
+        Takes are numbered by arrival, so nothing is merged across a range that arrived between the two: neither one
+        that is here, nor one that still waits for its resource, of which `waiting` is the highest ordinal. Above
+        `EXACT_RANGES` the order of takes gives way, so that the state stays small.
+        """
         position = self.positions.setdefault(uid, len(self.positions))
         if self.ranges:
             first, resource, at, start, length = self.ranges[-1]
-            if resource == position and at + length == index and start + length == seq and first <= ordinal:
+            goes_on = resource == position and at + length == index and start + length == seq and first <= ordinal
+            if goes_on and (waiting < first == self.newest or len(self.ranges) >= EXACT_RANGES):
                 self.ranges[-1] = (first, resource, at, start, length + count)
                 return
         self.ranges.append((ordinal, position, index, seq, count))
+        self.newest = max(self.newest, ordinal)
 
     def freeze(self) -> ExternalState:
         return ExternalState(tuple(self.ranges), tuple(self.positions), self.datum_kwargs, self.frame)
