@@ -39,8 +39,12 @@ QUICK = EXAMPLES <= 150
 SEED = int(os.environ.get("FLYSTORE_SEED", "1" if QUICK else str(secrets.randbelow(2**32))))
 
 
-def search(examples, *, shrink=True):
-    """Return a decorator that makes a test search `examples` cases."""
+SHARDS = 4
+"""Parts of the search, so that several processes can share it."""
+
+
+def search(examples, *, shard=0, shrink=True):
+    """Return a decorator that makes a test search `examples` cases; each shard draws its own."""
 
     def decorate(check):
         phases = [Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else [])]
@@ -52,7 +56,7 @@ def search(examples, *, shrink=True):
             print_blob=False,
             suppress_health_check=list(HealthCheck),
         )
-        return seed(SEED)(limits(given(case=cases())(check)))
+        return seed(SEED + shard)(limits(given(case=cases())(check)))
 
     return decorate
 
@@ -163,8 +167,11 @@ class Reading:
                 assert same(list(found), trial.documents), "documents come back otherwise than they went in"
                 assert not found.reconstructed
 
+    def rows_of(self, key):
+        return self.rows_now.get(id(key.camera))
+
     def readable(self, key):
-        return key.readable(self.rows_now.get(id(key.camera)))
+        return key.readable(self.rows_of(key))
 
     def check_verdict(self, verdict):
         assert verdict.state == self.expected_state(), verdict.line
@@ -218,7 +225,7 @@ class StreamReading:
         # Every key says in `source` what it is called in the documents; what it is called here is for the service.
         declared = stream.data_keys
         self.stored = {facts["source"].removeprefix("truth:"): name for name, facts in declared.items()}
-        self.keys = {name: key for name, key in told.keys.items() if key.is_settled}
+        self.keys = {name: key for name, key in told.keys.items() if key.is_settled(reading.rows_of(key))}
 
     def check(self):
         self.check_counts()
@@ -456,10 +463,13 @@ def is_marked(found):
 
 # --- the tests -------------------------------------------------------------------------------------------
 
+LONG = pytest.mark.timeout(120 if QUICK else 7200)
 
-@pytest.mark.timeout(120 if QUICK else 7200)
-def test_each_value_is_the_one_meant_or_is_marked_missing(store):
-    @search(EXAMPLES)
+
+@LONG
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_each_value_is_the_one_meant_or_is_marked_missing(store, shard):
+    @search(-(-EXAMPLES // SHARDS), shard=shard)
     def check(case):
         note(f"to repeat: FLYSTORE_SEED={SEED} FLYSTORE_EXAMPLES={EXAMPLES} pytest {Path(__file__).name}")
         Trial(store, case).run()
@@ -467,6 +477,7 @@ def test_each_value_is_the_one_meant_or_is_marked_missing(store):
     check()
 
 
+@LONG
 def test_what_lies_side_by_side_was_taken_together():
     """The rules that all other tests here take for granted, held against what the cameras did."""
 
@@ -477,7 +488,7 @@ def test_what_lies_side_by_side_was_taken_together():
             points += [{row: key.point(row) for row in key.rows} for key in told.keys.values()]
             for row in last_rows(points):
                 assert len({source[row] for source in points if row in source}) == 1
-            assert all(key.is_settled for key in told.keys.values())
+            assert all(key.is_settled() for key in told.keys.values())
 
     check()
 
@@ -495,8 +506,8 @@ def test_every_defect_is_drawn():
 
 DEFECTS = """gap / duplicate / retaken frames / retaken after a pause / rewound / extra frames
 frames behind the Events / first index / range out of order / range before its resource / range without seq_nums
-one frame for two events
-several resources / indices go on / one file, two resources / round robin / resource never came / two rates
+one frame for two events / several resources / indices go on / gap between files / one file, two resources
+round robin / resource never came / two rates
 shape / concat / pages / multiplier / frames_per_event / frame_per_point / file too short / row begun
 row never written / file missing / no stop / documents after the stop / nonsense / batches sent twice
 read while it grows / two descriptors / holes / events / frames / events and frames / empty stream

@@ -7,7 +7,7 @@ Nothing here looks at a file. What is announced may not be there.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -150,6 +150,18 @@ class ExternalArray(msgspec.Struct, frozen=True):
         """Return the same array with only those rows where `present`, (rows,) bool, is true."""
         extra = int(np.count_nonzero(present[len(present) - self.extra :]))
         return msgspec.structs.replace(self, frame_map=self.frame_map.keep(present), extra=extra)
+
+    def with_lengths(self, lengths: Sequence[int | None]) -> Self:
+        """Return the same array with the first index of each resource as the lengths of the files have it.
+
+        Parameters
+        ----------
+        lengths
+            Rows of each resource's file as found; None where it could not be looked at.
+        """
+        if len(self.resources) < 2:
+            return self
+        return msgspec.structs.replace(self, resources=with_bases(self.resources, self.frame_map.extents(), lengths))
 
     def locate(self, rows: Ints) -> tuple[Ints, Ints]:
         """Return where wire rows lie.
@@ -375,11 +387,16 @@ def _dims(dims: Any, item_shape: tuple[int, ...], oddities: list[str]) -> tuple[
     return tuple(dims)
 
 
-def with_bases(resources: list[Resource], extents: dict[int, tuple[int, int]]) -> tuple[Resource, ...]:
+def with_bases(
+    resources: Sequence[Resource], extents: dict[int, tuple[int, int]], lengths: Sequence[int | None] = ()
+) -> tuple[Resource, ...]:
     """Return resources with the index of their first row worked out.
 
     A resource whose indices go on from those before it begins, as a file, at the index where they ended. One whose
     indices start again, and the first one, count from 0. One that names a file named before goes on in that file.
+
+    Where they ended is a question if the last frames of a file were not announced, and the documents do not say
+    whether these lie at the end of that file or at the beginning of the next one. The length of the file does.
 
     Parameters
     ----------
@@ -387,15 +404,20 @@ def with_bases(resources: list[Resource], extents: dict[int, tuple[int, int]]) -
         In the order in which they were announced.
     extents
         Position in `resources` -> (lowest index, highest index + 1) of its rows.
+    lengths
+        Rows of each resource's file; None, or nothing at all, where nobody has looked.
     """
-    reached, out = 0, []
+    reached, ended, out = 0, 0, []
     bases: dict[tuple[str, str, str], int] = {}
     for position, resource in enumerate(resources):
         low, high = extents.get(position, (0, 0))
         place = (resource.uri, str(resource.parameters.get("dataset")), str(resource.template))
-        base = bases.setdefault(place, reached if 0 < reached <= low else 0)
+        start = ended if reached < ended <= low else reached
+        base = bases.setdefault(place, start if 0 < start <= low else 0)
         out.append(msgspec.structs.replace(resource, base=base))
         reached = max(reached, high)
+        length = lengths[position] if position < len(lengths) else None
+        ended = max(ended, base + (length or 0))
     return tuple(out)
 
 

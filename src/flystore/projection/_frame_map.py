@@ -95,6 +95,14 @@ class FrameMap:
         """Number of rows whose take is not 0."""
         return int(self._runs[self._runs[:, 1] > 0, 4].sum())
 
+    def extents(self) -> dict[int, tuple[int, int]]:
+        """Return the lowest index and the highest index + 1 of each resource that has rows."""
+        out = {}
+        for resource in np.unique(self._runs[:, 2]).tolist():
+            mine = self._runs[self._runs[:, 2] == resource]
+            out[resource] = (int(mine[:, 3].min()), int((mine[:, 3] + mine[:, 4]).max()))
+        return out
+
     def runs_between(self, start: int, stop: int) -> Iterator[tuple[int, RowRun]]:
         """Yield (wire row, run) for the parts of runs inside of [start, stop), which is cut to the map."""
         start, stop = max(0, start), min(stop, len(self))

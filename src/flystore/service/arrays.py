@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from flystore.catalog import Catalog, Node
@@ -25,7 +24,7 @@ from .columns import column_to_numpy, read_table, series_of_table, stored_pieces
 from .entries import Entry
 from .files import event_files
 from .limits import Limits
-from .observed import present_map
+from .observed import as_found, present_map
 from .probing import Prober
 
 Index = slice | int
@@ -213,8 +212,7 @@ class Arrays:
         """Read rows through the frame map: by event, never by position in the files."""
         assert entry.node is not None
         assert entry.node.external is not None
-        external = ExternalArray.from_bytes(entry.node.external)
-        present = present_map(external, entry.observation)
+        external = as_found(ExternalArray.from_bytes(entry.node.external), entry.observation)
         joined = external.join == "concat" and bool(external.item_shape)
         factor = external.item_shape[0] if joined else 1
         first = picked[0]
@@ -222,7 +220,7 @@ class Arrays:
         # Not all rows and then those chosen: documents may announce more than memory holds.
         chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
         events, place = np.unique(chosen // factor, return_inverse=True)
-        resources, file_rows = msgspec.structs.replace(external, frame_map=present).locate(events)
+        resources, file_rows = external.locate(events)
         inner = (slice(None), *picked[1:]) if joined else picked[1:]
         limit = self._limits.response_bytes
         with open_reader(event_files(external), self._roots) as reader:

@@ -55,14 +55,29 @@ def found_in(observation: Observation | None) -> list[ResourceProbe]:
 
 def present_map(external: ExternalArray, observation: Observation | None) -> FrameMap:
     """Return the frame map without the rows that were looked for and not found."""
+    return as_found(external, observation).frame_map
+
+
+def as_found(external: ExternalArray, observation: Observation | None) -> ExternalArray:
+    """Return an array as its files have it: only rows that are not known to be missing, each in its place."""
     found = found_in(observation)
     if not found:
-        return external.frame_map
+        return external
+    external = external.with_lengths([_taken(probe) for probe in found])
     pieces: list[RowRun] = []
     for run in external.frame_map.row_runs:
         probe = found[run.resource] if run.resource < len(found) else None
         pieces += _present(run, external.resources[run.resource].base, probe)
-    return FrameMap.of(pieces)
+    return msgspec.structs.replace(external, frame_map=FrameMap.of(pieces))
+
+
+def _taken(probe: ResourceProbe) -> int | None:
+    """Return how many rows were written into a file, in so far as it tells."""
+    if probe.status != OK:
+        return None
+    # Space at the end may have been made ready for more than were taken.
+    last = max(probe.holes, default=(0, 0))
+    return last[0] if last[1] == probe.events and last[1] > 0 else probe.events
 
 
 def _present(run: RowRun, base: int, probe: ResourceProbe | None) -> Iterator[RowRun]:

@@ -444,20 +444,24 @@ class KeyTold:
         self.rows: list[Row] = [*with_event, *without]
         self.extra = len(without) if events else 0
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether what was told so far tells in which row of its file each frame is.
+    def is_settled(self, rows_of: Mapping[int, int] | None = None) -> bool:
+        """Return whether what was told so far, and the lengths of the files, tell in which row each frame is.
 
-        It does not while the last ranges of a file that others go on from are still to come.
+        They do not while the last ranges of a file that others go on from are still to come, and neither does it have
+        all its rows.
         """
-        reached, bases = 0, dict[int, int]()
+        reached, ended, bases = 0, 0, dict[int, int]()
         for resource in self.positions:
             indices = [frame.index for frame in self.frames.values() if frame.resource == resource]
-            file = self.camera.resources[resource].file
-            base = bases.setdefault(file, reached if 0 < reached <= min(indices) else 0)
+            number = self.camera.resources[resource].file
+            start = ended if reached < ended <= min(indices) else reached
+            base = bases.setdefault(number, start if 0 < start <= min(indices) else 0)
             if base != self.camera.resources[resource].base:
                 return False
             reached = max(reached, max(indices) + 1)
+            file = self.camera.files[number]
+            now = min(file.length, (rows_of or {}).get(number, file.length)) if file.there else 0
+            ended = max(ended, base + max((row + 1 for row in range(now) if file.has(row)), default=0))
         return True
 
     @property

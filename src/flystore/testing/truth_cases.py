@@ -3,8 +3,9 @@
 `cases()` draws runs with every defect there is a rule for. What the documents alone cannot tell is left out; these are
 the limits of what can be known, and the laws under which a case is drawn:
 
-* A resource whose indices go on from the one before has, as its first row, the index at which those ended; one that
-  starts again has been announced from its index 0 on.
+* Where indices go on from file to file and the last frames of a file were not announced, that file is whole: its
+  length is all that tells with which index the next one begins. A file whose indices start again has been announced
+  from its index 0 on.
 * Of the points that were taken again, at most one source of a stream (its Events, or one camera) lost any. Frames are
   paired with Events by arrival, so with two such sources nobody could tell which belong together.
 * Ranges that arrive out of order keep the order of those that hold the same seq_num.
@@ -216,12 +217,15 @@ class _DrawnCamera:
     def __init__(self, draw: st.DrawFn, name: str, place: str, stream: _Drawn, lost: set[int]) -> None:
         self.draw, self.name, self.place, self.stream = draw, name, place, stream
         self.mimetype = draw(st.sampled_from([HDF5] * 6 + [TIFF, NPY]))
-        self.layout = draw(st.sampled_from(["one", "one", "goes on", "starts again", "same file", "round robin"]))
+        self.layout = draw(
+            st.sampled_from(["one", "one", "goes on", "goes on", "starts again", "same file", "round robin"])
+        )
         self.bases: list[int] = []
         self.file_of: list[int] = []
         self.reached: list[int] = []
         self.next: list[int] = []
         self.shots: list[_Shot] = []
+        self.whole: set[int] = set()
         self._take(lost)
         self.files = self._files()
 
@@ -238,15 +242,16 @@ class _DrawnCamera:
         held = draw(st.sets(st.integers(1, 12), max_size=3)) if draw(_rarely(1, 1)) else set()
         for point, seq in enumerate(points):
             resource = point % robin if robin > 1 else len(self.bases) - 1
-            if point in changes and self.shots and self.shots[-1].point == point - 1:
+            if point in changes and self.reached[-1]:
                 resource = self._change()
-            fresh = self.reached[resource] == 0
+            starts_again = self.layout in ("starts again", "round robin")
+            is_first = resource > 0 and starts_again and self.reached[resource] == 0
             if point in lost:
-                # Not taken at all, or taken and not announced; the first frame of a file is always announced.
-                if not (fresh and resource) and draw(st.booleans()):
+                # Not taken at all, or taken and not announced.
+                if not is_first and draw(st.booleans()):
                     self.next[resource] += 1
                 continue
-            if point in spare and not (fresh and resource):
+            if point in spare and not is_first:
                 self.next[resource] += spare[point]
             before = self.shots[-1] if self.shots else None
             if point in held and before is not None and before.resource == resource and before.seq < seq:
@@ -265,11 +270,13 @@ class _DrawnCamera:
 
     def _change(self) -> int:
         """Open the next resource; return its number."""
-        reached = max(self.reached)
         if self.layout == "same file":
             self._open(self.file_of[-1], self.bases[-1], self.next[-1])
         elif self.layout == "goes on":
-            self._open(self.file_of[-1] + 1, reached, reached)
+            self.next[-1] += self.draw(st.integers(0, 2))
+            if self.next[-1] > max(self.reached):
+                self.whole.add(self.file_of[-1])
+            self._open(self.file_of[-1] + 1, self.next[-1], self.next[-1])
         else:
             self._open(self.file_of[-1] + 1, 0, 0)
         return len(self.bases) - 1
@@ -284,7 +291,7 @@ class _DrawnCamera:
         files = []
         for number, taken in enumerate(rows):
             file = File(f"{self.place}/f{number}" + (".h5" if self.mimetype == HDF5 else ""), taken, taken)
-            if number == which and spoilt and taken:
+            if number == which and spoilt and taken and number not in self.whole:
                 file = self._spoilt(file, spoilt)
             if self.mimetype != HDF5 and not any(file.has(row) for row in range(taken)):
                 file = File(file.name, taken, taken, there=False)
@@ -527,6 +534,13 @@ def _of_camera(key: KeyTold) -> Iterator[str]:
         "extra frames": key.extra,
         "first index": min((frame.index for frame in key.frames.values()), default=0),
         "several resources": len(key.positions) > 1,
+        "gap between files": any(
+            camera.resources[resource].base > max(frame.index + 1 for frame in before)
+            for resource in key.positions
+            if resource > 0
+            and (before := [frame for frame in key.frames.values() if frame.resource < resource])
+            and camera.resources[resource].base
+        ),
         "indices go on": any(resource.base for resource in camera.resources),
         "one file, two resources": len(camera.resources) > len(camera.files),
         "one frame for two events": len({(seq, frame) for (seq, _), frame in key.frames.items()})

@@ -405,3 +405,76 @@ def test_a_run_is_found_in_every_way(catalog, scan):
         xarray.testing.assert_identical(stream.read(), run["primary"].read())
     assert run["primary/x"].read().tolist() == [10.0]
     assert run["primary", "img"].shape == (1, 2, 3)
+
+
+def test_a_variable_called_like_a_coordinate_keeps_its_name(catalog):
+    run = RunDocuments("names")
+    stream = run.stream(take=internal(), event_present=internal(), motor=internal())
+    for number in (1, 2, 2):
+        stream.event(number, take=10.0, event_present=20.0, motor=float(number))
+    run.stop()
+    found = send(catalog, run.documents, "names")["primary"].read(repeats="all")
+    assert found["take"].values.tolist() == [10.0] * 3
+    assert found["take_"].values.tolist() == [0, 0, 1]
+    assert found["event_present"].values.tolist() == [20.0] * 3
+
+
+def test_axes_of_one_name_and_different_lengths_are_told_apart(catalog, tmp_path):
+    run = RunDocuments("cameras")
+    stream = run.stream(
+        small=external([2, 3], dims=["y", "x"]), large=external([4, 3], dims=["y", "x"]), motor=internal()
+    )
+    for key, shape in (("small", (2, 2, 3)), ("large", (2, 4, 3))):
+        with h5py.File(tmp_path / f"{key}.h5", "w") as file:
+            file["data"] = np.ones(shape, "<u2")
+        stream.resource(key, f"file://localhost{tmp_path}/{key}.h5", dataset="data")
+        stream.frames(key, 0, 2)
+    for number in range(2):
+        stream.event(motor=float(number))
+    run.stop()
+    found = send(catalog, run.documents, "cameras")["primary"].read()
+    assert found["small"].dims == ("time", "small_y", "x")
+    assert found["large"].dims == ("time", "large_y", "x")
+
+
+def test_rows_that_are_not_those_of_all_events_are_named(catalog, camera):
+    """The last Event is lost and its frame comes last of all; by place it would be that of another event."""
+    run = RunDocuments("unnamed")
+    stream = run.stream(img=external([2, 3]), motor=internal())
+    stream.resource("img", camera, dataset="data")
+    stream.frames("img", 0, 4)
+    for number in (1, 3, 4):
+        stream.event(number, motor=float(number))
+    run.stop()
+    found = send(catalog, run.documents, "unnamed")["primary"].read(["img"])
+    assert found["seq_num"].values.tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(found["img"].values, FRAMES[:4])
+
+
+def test_events_of_which_nothing_is_there_are_warned_of(catalog, camera):
+    run = RunDocuments("hole")
+    stream = run.stream(img=external([2, 3]))
+    stream.resource("img", camera, dataset="data")
+    stream.frames("img", 0, 2)
+    stream.frames("img", 4, 6)
+    run.stop()
+    with pytest.warns(MissingRows, match="seq_num 3-4"):
+        found = send(catalog, run.documents, "hole")["primary"].read()
+    assert found["seq_num"].values.tolist() == [1, 2, 5, 6]
+
+
+def test_what_is_missing_of_an_array_is_told_under_its_own_name(catalog, camera):
+    """Also where the array has exactly the events of the table, and another one has more."""
+    run = RunDocuments("beside")
+    stream = run.stream(img=external([2, 3]), more=external([2, 3]), motor=internal())
+    for key, count in (("img", 2), ("more", 3)):
+        stream.resource(key, camera, dataset="data")
+        stream.frames(key, 0, count)
+    for number in range(2):
+        stream.event(motor=float(number))
+    run.stop()
+    with pytest.warns(MissingRows):
+        found = send(catalog, run.documents, "beside")["primary"].read()
+    assert found["img_present"].values.tolist() == [True, True, False]
+    assert found["event_present"].values.tolist() == [True, True, False]
+    assert "more_present" not in found.coords

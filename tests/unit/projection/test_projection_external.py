@@ -189,6 +189,25 @@ def test_a_file_whose_indices_go_on_begins_where_the_last_one_ended(uris, extent
     assert [each.base for each in found] == bases
 
 
+@pytest.mark.parametrize(
+    ("extents", "lengths", "bases"),
+    [
+        ([(0, 4), (6, 9)], [6, 3], [0, 6]),
+        ([(0, 4), (6, 9)], [4, 5], [0, 4]),
+        ([(0, 4), (6, 9)], [5, 4], [0, 5]),
+        ([(0, 4), (6, 9)], [None, 5], [0, 4]),
+        ([(0, 4), (6, 9)], [2, 5], [0, 4]),
+        ([(0, 4), (6, 9)], [100, 5], [0, 4]),
+        ([(0, 4), (4, 9)], [6, 5], [0, 4]),
+        ([(0, 4), (0, 9)], [6, 9], [0, 0]),
+        ([(0, 4), (6, 9), (12, 14)], [6, 6, 2], [0, 6, 12]),
+    ],
+)
+def test_the_length_of_a_file_tells_where_the_next_one_begins_if_the_documents_do_not(extents, lengths, bases):
+    resources = [resource(uri) for uri in "abc"[: len(extents)]]
+    assert [each.base for each in with_bases(resources, dict(enumerate(extents)), lengths)] == bases
+
+
 def test_the_file_row_of_every_row_is_found_through_the_map():
     run = RunDocuments()
     stream = run.stream(img=external([2, 3]))
@@ -401,3 +420,39 @@ def test_assets_say_what_they_are():
     assert assets(ExternalArray.from_bytes(node.external)) == (
         Asset("file://localhost/d/x.h5", is_directory=False, parameter="data_uris", num=0),
     )
+
+
+def test_a_range_that_waited_for_its_resource_keeps_its_place_among_those_of_others():
+    """Takes are numbered by arrival, and the wait for a resource is no arrival."""
+    run = RunDocuments()
+    stream = run.stream(x=external())
+    early = stream.resource("x", "file://localhost/d/early.h5")
+    stream.frames("x", 0, 1)  # seq_num 1
+    late = stream.resource("x", "file://localhost/d/late.h5")
+    waits = run.documents.pop()
+    stream.frames("x", 0, 1, 2)  # seq_num 2, of the resource that is not there yet
+    stream.resources["x"] = early
+    stream.frames("x", 1, 2, 2)  # seq_num 2 again, going on from the first range
+    run.documents.append(waits)
+    assert waits[1]["uid"] == late
+
+    _, nodes = project(run)
+    array = ExternalArray.from_bytes(nodes[("primary", "x")].external)
+    rows = array.frame_map.rows()
+    assert rows.seq_nums.tolist() == [1, 2, 2]
+    assert rows.take.tolist() == [0, 0, 1]
+    assert [array.resources[n].uid for n in rows.resource] == [early, late, early]
+
+
+def test_many_ranges_that_wait_take_little_room():
+    run = RunDocuments()
+    stream = run.stream(x=external())
+    stream.resources["x"] = "never"
+    for index in range(5000):
+        stream.frames("x", index, index + 1)
+    stream.resource("x")
+    for index in range(5000):
+        stream.frames("x", index, index + 1)
+    state, nodes = project(run)
+    assert len(state.to_bytes()) < 200_000
+    assert len(ExternalArray.from_bytes(nodes[("primary", "x")].external).frame_map) == 5000

@@ -176,3 +176,40 @@ def test_every_kind_of_note_has_a_sentence_that_can_be_filled_in():
         text = Note(kind, "primary", "img", "why", 3).text
         assert text.endswith(".")
         assert "{" not in text
+
+
+def test_frames_of_a_resource_that_never_comes_are_gaps_once_the_run_has_ended():
+    run = RunDocuments()
+    stream = run.stream(img=external())
+    stream.resources["img"] = "nowhere"
+    stream.frames("img", 0, 3)
+    assert of(run).gaps == 0
+    run.stop()
+    found = of(run)
+    assert (found.state, found.gaps) == ("gaps", 3)
+
+
+@pytest.mark.parametrize("come", [0, 2])
+def test_events_that_only_the_stop_document_counts_are_gaps(come):
+    run = scan(events=come, frames=[(0, come)] if come else [], stop=False)
+    run.stop(num_events={"primary": 4})
+    found = of(run)
+    assert (found.state, found.gaps) == ("gaps", 4 - come)
+    assert (found.points, found.expected_points) == (come, 4)
+    assert found.streams["primary"].holes == 4 - come
+    assert [(note.kind, note.stream, note.count) for note in found.notes] == [("never-came", "primary", 4 - come)]
+
+
+def test_a_stream_of_which_only_the_stop_document_knows_is_a_gap():
+    run = RunDocuments()
+    run.stop(num_events={"primary": 1, "baseline": 0})
+    found = of(run)
+    assert (found.state, found.gaps) == ("gaps", 1)
+    assert list(found.streams) == ["primary"]
+    assert "0/1 points" in line(found)
+
+
+def test_points_taken_again_are_counted_once_by_the_stop_document():
+    run = scan(events=3, frames=[(0, 3)], stop=False)
+    run.stop(num_events={"primary": 3})
+    assert of(run).state == "complete"
