@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test truth-full check fix clean
+.PHONY: demo test truth-full faults faults-full check fix clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -20,6 +20,12 @@ test: $(READY)  ## all tests
 
 truth-full: $(READY)  ## 5,000 generated runs with known truth; about an hour
 	FLYSTORE_EXAMPLES=5000 $(BIN)/python -m pytest -n 2 --dist load --timeout 5400 tests/system/test_truth.py
+
+faults: $(READY)  ## kill, cut, fill and damage: the quick tier, under ten minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'faults_long or not faults_long' tests/faults
+
+faults-full: $(READY)  ## the same with the full numbers; about an hour and a half
+	FLYSTORE_FAULTS=full $(BIN)/python -m pytest -n 2 --dist load -m 'faults_long or not faults_long' --timeout 5400 tests/faults
 
 check: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff check .
