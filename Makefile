@@ -18,7 +18,7 @@ demo: $(READY)  ## start the service, run a step scan and a flyscan, show what c
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-truth-full: $(READY)  ## 5,000 generated runs with known truth; about an hour
+truth-full: $(READY)  ## 5,000 generated runs with known truth; about twenty minutes
 	FLYSTORE_EXAMPLES=5000 $(BIN)/python -m pytest -n 2 --dist load --timeout 5400 tests/system/test_truth.py
 
 faults: $(READY)  ## kill, cut, fill and damage: the quick tier, under ten minutes

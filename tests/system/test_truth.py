@@ -532,7 +532,7 @@ def blind_locate(external, rows):
 
 def zeros_for_missing(values, places):
     there = (places >= 0).reshape(-1, *(1,) * (values.ndim - 1))
-    return np.where(there, values[np.maximum(places, 0)], 0) if len(values) else values
+    return np.where(there, values[np.maximum(places, 0)], np.zeros((), values.dtype)) if len(values) else values
 
 
 def first_takes(seq_num):
