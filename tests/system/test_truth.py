@@ -531,8 +531,9 @@ def blind_locate(external, rows):
 
 
 def zeros_for_missing(values, places):
-    there = (places >= 0).reshape(-1, *(1,) * (values.ndim - 1))
-    return np.where(there, values[np.maximum(places, 0)], np.zeros((), values.dtype)) if len(values) else values
+    out = np.zeros((len(places), *values.shape[1:]), values.dtype)
+    out[places >= 0] = values[places[places >= 0]]
+    return out
 
 
 def first_takes(seq_num):
