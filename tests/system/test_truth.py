@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from flystore import MissingRows
 from flystore.client import _dataset, from_transport
 from flystore.http import Access, build_app
-from flystore.model.errors import MissingAsset
+from flystore.model.errors import FlystoreError, MissingAsset
 from flystore.model.frames import FRAMES_MIMETYPE, FrameEncoder, frame
 from flystore.projection import ExternalArray, _frame_map, segment
 from flystore.service import Service
@@ -556,5 +556,6 @@ def test_a_wrong_reader_is_found_out(store, monkeypatch, what):
     def check(case):
         Trial(store, case).run()
 
-    with pytest.raises((AssertionError, BaseExceptionGroup)):
+    # Refusing to read what is there is wrong as well.
+    with pytest.raises((AssertionError, FlystoreError, BaseExceptionGroup)):
         check()
