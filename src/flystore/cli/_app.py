@@ -9,6 +9,9 @@ import typer
 
 from flystore.model.errors import FlystoreError
 
+from ._bench_app import bench_app
+from ._journal_app import journal_app
+
 MISTAKE = 2
 """Exit status when the command or a setting cannot work; also what a wrong option gives."""
 
@@ -19,6 +22,8 @@ _app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+_app.add_typer(journal_app)
+_app.add_typer(bench_app)
 
 
 def main() -> None:
@@ -105,6 +110,16 @@ def serve(
         ),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Let anyone read without a key.")] = False,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            metavar="NAME=VALUE",
+            envvar="FLYSTORE_LIMITS",
+            show_default=False,
+            help="What a request may cost: response_bytes=100MiB. Repeatable; in the variable, separated by spaces.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log requests and what the service does, to standard error.")
     ] = False,
@@ -125,6 +140,7 @@ def serve(
             read=tuple(read or ()),
             maps=tuple(maps or ()),
             public=public,
+            limits=tuple(limits or ()),
             verbose=verbose,
         )
     )
@@ -208,3 +224,98 @@ def rebuild(
     from ._rebuild import run_rebuild
 
     run_rebuild(directory)
+
+
+_BACKUP_EPILOG = """
+Every night, while it is served:   flystore backup /srv/flystore /backup/flystore-2026-11-22
+
+Exit status: 0 made, 3 made, but the store had lost an array before, 2 not made.
+"""
+
+
+@_app.command(epilog=_BACKUP_EPILOG)
+def backup(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a store; it may be in use.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A directory to make; better on another disk.")],
+) -> None:
+    """Copy a store while it is served: catalogue and arrays as of one moment, with checksums.
+
+    TARGET appears when all of it is on disk. Files that detectors wrote are not in it: they stay where they are.
+    """
+    from ._backup import run_backup
+
+    raise typer.Exit(run_backup(directory, target))
+
+
+_RESTORE_EPILOG = """
+After a disk failed:   flystore restore /backup/flystore-2026-11-22 /srv/flystore
+
+Exit status: 0 restored, 2 the backup is damaged or DIR is not empty; nothing was restored.
+"""
+
+
+@_app.command(epilog=_RESTORE_EPILOG)
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `flystore backup` made.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An empty directory, or one to make.")],
+) -> None:
+    """Make a store of a backup, after checking every file of it, and say up to when it goes."""
+    from ._backup import run_restore
+
+    run_restore(source, directory)
+
+
+_VERIFY_EPILOG = """
+Once a week:                          flystore verify /srv/flystore --deep --read /data
+
+Is last night's backup good?          flystore verify /backup/flystore-2026-11-22
+
+A file was mended after its run:      flystore verify /srv/flystore --accept RUN/primary/det --read /data
+
+Exit status: 0 nothing is damaged, 3 something is damaged, gone or changed, 2 there is nothing to verify.
+"""
+
+
+@_app.command(epilog=_VERIFY_EPILOG)
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a store, or a backup.")],
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Work the trees out again from the log and compare; read files with checksums."),
+    ] = False,
+    read: Annotated[
+        list[Path] | None,
+        typer.Option("-r", "--read", metavar="ROOT", show_default=False, help="As for `flystore serve`."),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FROM=TO", show_default=False, help="As for `flystore serve`."),
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept",
+            metavar="PATH",
+            show_default=False,
+            help="Take the files of this node and those below it for right as they are now; verifies nothing.",
+        ),
+    ] = None,
+    scratch: Annotated[
+        Path | None,
+        typer.Option("--scratch", metavar="DIR", show_default=False, help="Where a copy of the catalogue fits."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings, as JSON on standard output.")] = False,
+) -> None:
+    """Check every stored byte against its checksum, and every registered file against what was observed.
+
+    It changes nothing and may run while the store is served. What carries no checksum is reported as unverified.
+    """
+    from ._verify import run_accept, run_verify
+
+    if accept:
+        run_accept(directory, accept, read or (), maps or ())
+        return
+    status = run_verify(
+        directory, deep=deep, read=read or (), maps=maps or (), scratch=scratch, as_json=as_json
+    )
+    raise typer.Exit(status)

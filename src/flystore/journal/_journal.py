@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 from flystore.disk import make_directory, replace_file, sync_directory
+from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, Misconfigured
 
 from ._home import default_home, make_home, network_filesystem
@@ -32,6 +33,7 @@ from ._segment import (
     VERSION,
     Segment,
     SegmentHeader,
+    last_begun,
     open_segment,
     parse_segment_name,
     peek_header,
@@ -214,7 +216,7 @@ class Journal:
         )
 
     @classmethod
-    def take_over(cls, path: Path | str, *, pause: Callable[[], None] | None = None) -> Self:
+    def take_over(cls, path: Path | str, *, target: str | None = None, pause: Callable[[], None] | None = None) -> Self:
         """Hold a journal whose writer is gone, raise its epoch, and read its logs again.
 
         Torn last frames are left out and reported to the log. Damage is kept in the `damage` of the
@@ -223,6 +225,8 @@ class Journal:
 
         Parameters
         ----------
+        target : str, optional
+            Where it is to be shipped to from now on; None leaves that as it was.
         pause : callable, optional
             Called now and then while reading, to let other threads run.
 
@@ -237,8 +241,10 @@ class Journal:
             raise Conflict(f"the journal {path} is held by another writer, or gone", path=str(path))
         try:
             found = identity(path)
-            raised = Identity(found.target, found.epoch + 1)
+            raised = Identity(found.target if target is None else target, found.epoch + 1)
+            reach("journal.before_takeover")
             _write_identity(path, raised)
+            reach("journal.after_takeover")
             lock.note(_holder())
             (path / "reserve").unlink(missing_ok=True)
             journal = cls(path, lock, raised)
@@ -250,9 +256,10 @@ class Journal:
 
     def _read_logs(self, pause: Callable[[], None] | None) -> None:
         logs = []
-        for name, files in sorted(_segment_files(self.path).items()):
+        for name, files in sorted(segment_files(self.path).items()):
             log = self._read_log(name, files, pause)
             if log is not None:
+                log.sync_left()
                 logs.append(log)
         self._logs = sorted(logs, key=lambda log: log.number)
         self._numbers = self._logs[-1].number + 1 if self._logs else 0
@@ -262,8 +269,9 @@ class Journal:
         segments: list[Segment] = []
         header: SegmentHeader | None = None
         damage: Damaged | None = None
+        last = last_begun(files)
         for number, path in files:
-            opened = open_segment(path, number, last=path == files[-1][1], pause=pause)
+            opened = open_segment(path, number, last=number >= last, pause=pause)
             if opened.torn_at is not None:
                 logger.warning(
                     "journal file %s, segment %d, offset %d: a torn last frame was dropped, as is normal "
@@ -274,7 +282,7 @@ class Journal:
                 )
             damage = opened.damage
             if opened.segment is not None and opened.header is not None:
-                missing = _missing_before(opened.segment, segments)
+                missing = missing_before(opened.segment, segments)
                 if missing is not None:
                     damage = missing
                 else:
@@ -378,23 +386,55 @@ class Journal:
     def closed(self) -> bool:
         return self._closed
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> bool:
         """Sync, close the files and let the lock go; remove the directory if all was acknowledged.
 
         What is not acknowledged stays for the next writer to take over. Closing twice is harmless.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait for the disk; None waits for ever. If they are over, nothing is appended any
+            more, and the lock goes when the system comes back from the sync, or the process ends.
+
+        Returns
+        -------
+        bool
+            True if all is synced and closed; also if it was closed before.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._sync.close()
-        done = not self.unreadable
+        with self._guard:
+            if self._closed:
+                return True
+            self._closed = True
         for log in self.logs:
-            log.close()
+            log.refuse()
+        until = None if timeout is None else time.monotonic() + timeout
+        ended = self._sync.close(lambda: self._let_go(until), timeout) and not self._lock.held
+        if not ended:
+            logger.warning(
+                "the disk under %s does not come back from a sync within %g s; the journal is left to it: what is "
+                "not stored is sent later, but until the sync is done a power cut could take it",
+                self.path,
+                timeout or 0.0,
+            )
+        return ended
+
+    def _let_go(self, until: float | None) -> None:
+        """Close what is synced; the last thing that is done with the journal."""
+        done, closed = not self.unreadable, True
+        for log in self.logs:
+            closed &= log.close(None if until is None else max(0.0, until - time.monotonic()))
             done = done and log.damage is None and log.acked >= log.end
-        self.space.remove()
-        if done and self._lock.held:
-            remove_directory(self.path)
-        self._lock.release()
+        if not closed:  # a sync is under way in these files: the end of the process lets the lock go
+            return
+        try:
+            self.space.remove()
+            if done and self._lock.held:
+                remove_directory(self.path)
+        except OSError as error:
+            logger.error("the journal %s is closed, but cannot be tidied up: %s", self.path, error)
+        finally:
+            self._lock.release()
 
     def abandon(self) -> None:
         """Forget everything without touching a file or a lock: this is a forked child's copy."""
@@ -409,7 +449,7 @@ class Journal:
         self.close()
 
 
-def _missing_before(segment: Segment, before: list[Segment]) -> Damaged | None:
+def missing_before(segment: Segment, before: list[Segment]) -> Damaged | None:
     """Return what is wrong if documents between the last segment and this one are gone.
 
     Nothing is said of those before the first segment: files only go once they are acknowledged.
@@ -446,7 +486,9 @@ def _make_locked(home: Path, name: str, who: Identity) -> DirectoryLock:
     try:
         lock.note(_holder())
         _write_identity(hidden, who)
+        reach("journal.before_create")
         os.rename(hidden, home / name)
+        reach("journal.after_create")
         sync_directory(home)
     except BaseException:
         lock.release()
@@ -477,7 +519,7 @@ def identity(path: Path) -> Identity:
         content = json.loads((path / "journal").read_bytes())
         found, version = Identity(str(content["target"]), int(content["epoch"])), int(content["format"])
     except (OSError, ValueError, KeyError, TypeError):
-        headers = [peek_header(file) for files in _segment_files(path).values() for _, file in files]
+        headers = [peek_header(file) for files in segment_files(path).values() for _, file in files]
         known = [Identity(header.target, header.epoch) for header in headers if header is not None]
         if not known:
             raise Damaged(
@@ -491,7 +533,7 @@ def identity(path: Path) -> Identity:
     return found
 
 
-def _segment_files(path: Path) -> dict[str, list[tuple[int, Path]]]:
+def segment_files(path: Path) -> dict[str, list[tuple[int, Path]]]:
     """Return the segment files of each log, by log name, in order."""
     found: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for entry in os.scandir(path):
@@ -506,7 +548,7 @@ def _segment_files(path: Path) -> dict[str, list[tuple[int, Path]]]:
 def has_unacknowledged(path: Path) -> bool:
     """Return whether a journal holds anything its last writer knew no acknowledgement of; reads no frames."""
     try:
-        for name, files in _segment_files(path).items():
+        for name, files in segment_files(path).items():
             acked = read_acked(path, name)
             number, last = files[-1]
             if number != acked.segment or last.stat().st_size != acked.offset:

@@ -7,6 +7,7 @@ sync ever hits a number that was given to another file.
 """
 
 import contextlib
+import logging
 import os
 import struct
 import threading
@@ -17,7 +18,8 @@ from typing import NamedTuple, Protocol
 
 import google_crc32c
 
-from flystore.disk import datasync, sync_directory, write_all
+from flystore.disk import FULL, datasync, sync_directory, write_all
+from flystore.disk.failpoints import reach
 from flystore.model import frames
 from flystore.model.errors import (
     Damaged,
@@ -30,7 +32,12 @@ from flystore.model.errors import (
 )
 
 from ._segment import Segment, header_frame, segment_name
-from ._space import FULL, Space
+from ._space import Space
+
+logger = logging.getLogger("flystore.journal")
+
+SYNC_PATIENCE_S = 1.0
+"""Seconds that the shipper waits for a sync under way before it goes on with other runs."""
 
 _CLOSED = -1
 _ACKED = struct.Struct("<QIQI")  # ordinal, segment number, offset, CRC-32C of the 20 bytes before
@@ -134,9 +141,11 @@ class RunLog:
         self._broken: FlystoreError | None = None
         self._closed = False
         self._next_segment = segments[-1].number + 1 if segments else 0
-        self._end = self._durable = segments[-1].end if segments else 0
+        self._end = segments[-1].end if segments else 0
+        self._durable = 0
         self._acked = min(acked, self._end)
         self._cursor: tuple[int, Segment, int] | None = None
+        self._spent: list[Segment] = []
         self.waiting_for_sync = False
 
     def __repr__(self) -> str:
@@ -154,6 +163,11 @@ class RunLog:
     def durable(self) -> int:
         """Ordinal before which everything survives a power cut."""
         return max(self._durable, self._acked)
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether a sync would do anything."""
+        return bool(self._full_files) or (self._durable < self._end and not self._host.failed)
 
     @property
     def acked(self) -> int:
@@ -198,25 +212,32 @@ class RunLog:
         Unavailable
             If the disk refuses to write for another reason; nothing of `payloads` was kept.
         """
-        data = b"".join([frames.frame(payload) for payload in payloads])
-        documents = 0
-        for payload in payloads:
-            documents += frames.is_document(payload)
+        data, documents = frames.framed(payloads)
+        size, host = len(data), self._host
         with self._lock:
-            segment = self._room_for(len(data), last)
+            segment = self._segments[-1] if self._descriptor != _CLOSED else None
+            if (
+                segment is None
+                or segment.size + size > host.segment_bytes
+                or host.space.exhausted
+                or self._broken is not None
+            ):
+                segment = self._room_for(size, last)
             try:
+                reach("journal.before_append")
                 write_all(self._descriptor, data)
+                reach("journal.after_append")
             except OSError as error:
                 self._undo(segment)
                 self._write_again(segment, data, last, error)
             ordinal = self._end
-            segment.grew(documents, segment.size + len(data))
+            segment.grew(documents, segment.size + size)
             self._end = ordinal + documents
-        if self._host.each:
+        if host.each:
             self.sync()
         elif not self.waiting_for_sync:
             self.waiting_for_sync = True
-            self._host.grown(self)
+            host.grown(self)
         return ordinal
 
     def _room_for(self, size: int, last: bool) -> Segment:
@@ -224,7 +245,9 @@ class RunLog:
         if self._broken is not None:
             raise self._broken
         if self._host.space.exhausted and not last:
-            raise self._full("the reserve is used up")
+            self._host.space.check()  # nobody else looks while nothing is appended
+            if self._host.space.exhausted:
+                raise self._full("the reserve is used up")
         if self._descriptor != _CLOSED:
             segment = self._segments[-1]
             if segment.size + size <= self._host.segment_bytes or segment.end == segment.first:
@@ -263,9 +286,11 @@ class RunLog:
         return segment
 
     def _create(self, path: Path, header: bytes) -> int:
+        reach("journal.before_segment")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             write_all(descriptor, header)
+            reach("journal.after_segment")
         except BaseException:
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -321,24 +346,43 @@ class RunLog:
         the very pages that failed, so a second success would mean nothing.
         """
         with self._sync_lock:
-            with self._lock:
-                full, self._full_files = self._full_files, []
-                descriptor, upto, names = self._descriptor, self._end, self._new_names
-                self._new_names = False
+            return self._sync_held()
+
+    def _sync_held(self) -> int:
+        with self._lock:
+            full, self._full_files = self._full_files, []
+            descriptor, upto, names = self._descriptor, self._end, self._new_names
+            self._new_names = False
+        try:
+            if self._host.failed:
+                return self._durable
+            reach("journal.before_sync")
+            for number in full if descriptor == _CLOSED else (*full, descriptor):
+                datasync(number)
+            if names:
+                sync_directory(self._host.path)
+            reach("journal.after_sync")
+        except OSError as error:
+            self._host.lost(error)
+            return self._durable
+        finally:
+            for number in full:
+                os.close(number)
+        self._durable = max(self._durable, upto)
+        return self._durable
+
+    def sync_left(self) -> int:
+        """Make durable what a writer that is gone left, as `sync` does: it may have had no time to."""
+        with self._sync_lock:
             try:
-                if self._host.failed:
-                    return self._durable
-                for number in full if descriptor == _CLOSED else (*full, descriptor):
-                    datasync(number)
-                if names:
-                    sync_directory(self._host.path)
+                for segment in tuple(self._segments):
+                    if segment.end > self._acked:
+                        _sync_file(segment.path)
+                sync_directory(self._host.path)
             except OSError as error:
                 self._host.lost(error)
                 return self._durable
-            finally:
-                for number in full:
-                    os.close(number)
-            self._durable = max(self._durable, upto)
+            self._durable = self._end
             return self._durable
 
     def end_run(self) -> None:
@@ -352,12 +396,32 @@ class RunLog:
             self.waiting_for_sync = True
             self._host.grown(self)
 
-    def close(self) -> None:
-        """Close its files without syncing them; nothing is appended any more."""
-        with self._sync_lock, self._lock:
-            self._close_files()
+    def refuse(self) -> None:
+        """Take no more documents, and no more acknowledgements."""
+        with self._lock:
             self._closed = True
             self._broken = closed_error(self._host.path)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Sync what is not, close its files and take nothing more; return whether that was done in time.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait for a sync that another thread has begun; None waits for ever. After that the
+            files stay open until the process ends.
+        """
+        self.refuse()
+        if not self._sync_lock.acquire(timeout=-1 if timeout is None else timeout):
+            return False
+        try:
+            if self._durable < self._end and self._acked < self._end:
+                self._sync_held()
+            with self._lock:
+                self._close_files()
+        finally:
+            self._sync_lock.release()
+        return True
 
     def abandon(self) -> None:
         """Take no more documents, without any lock: in a forked child nobody would give it back."""
@@ -496,39 +560,68 @@ class RunLog:
             if self._closed or ordinal <= self._acked or not self._segments:
                 return
             self._acked = min(ordinal, self._end)
-            spent = []
             while len(self._segments) > 1 and self._segments[0].end <= self._acked:
-                spent.append(self._segments.pop(0))
+                self._spent.append(self._segments.pop(0))
             last = self._segments[-1]
             offset = last.size if self._acked == last.end else 0
         # Files are touched outside the lock: the plan's thread may want it.
         self._keep_position(Acked(self._acked, last.number, offset))
-        for segment in spent:
-            segment.path.unlink(missing_ok=True)
+        self._reclaim()
+
+    def _reclaim(self) -> bool:
+        """Delete the files that are spent, oldest first; return whether all are gone.
+
+        One that the system does not let go is tried again with the next: shipping must not end for it.
+        """
+        try:
+            while self._spent:
+                reach("journal.before_reclaim")
+                self._spent[0].path.unlink(missing_ok=True)
+                reach("journal.after_reclaim")
+                self._spent.pop(0)
+        except OSError as error:
+            logger.warning("%s is stored, but cannot be deleted: %s", self._spent[0].path, error.strerror or error)
+        return not self._spent
 
     def _keep_position(self, acked: "Acked") -> None:
         head = _ACKED.pack(*acked, 0)[:-4]
         # A full disk must not keep an acknowledgement from freeing space.
         with contextlib.suppress(OSError):
+            reach("journal.before_position")
             descriptor = os.open(self._host.path / f"{self.name}.acked", os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 os.pwrite(descriptor, head + struct.pack("<I", google_crc32c.value(head)), 0)
+                reach("journal.after_position")
             finally:
                 os.close(descriptor)
 
     def remove_if_done(self) -> bool:
-        """Delete its files if the run has ended and all of it is acknowledged; return whether it is gone."""
-        with self._sync_lock, self._lock:
-            if self._closed or not self.ended or self._acked < self._end or self.damage is not None:
-                return False
-            self._close_files()
-            for segment in self._segments:
-                segment.path.unlink(missing_ok=True)
-            self._segments.clear()
-            for suffix in ("acked", "parked"):
-                (self._host.path / f"{self.name}.{suffix}").unlink(missing_ok=True)
-            self.removed = True
-            return True
+        """Delete its files if the run has ended and all of it is acknowledged; return whether it is gone.
+
+        While the system does not come back from a sync, or does not delete them, they stay: ask again later.
+        """
+        if not self._sync_lock.acquire(timeout=SYNC_PATIENCE_S):
+            return False
+        try:
+            with self._lock:
+                if self._closed or not self.ended or self._acked < self._end or self.damage is not None:
+                    return False
+                self._close_files()
+                self._spent += self._segments
+                self._segments.clear()
+                if not self._reclaim():
+                    return False
+                reach("journal.before_remove")
+                for suffix in ("acked", "parked"):
+                    (self._host.path / f"{self.name}.{suffix}").unlink(missing_ok=True)
+                reach("journal.after_remove")
+                self.removed = True
+                return True
+        except OSError as error:
+            logger.warning("the log of run %s is stored, but cannot be deleted: %s", self.uid, error.strerror or error)
+            return False
+        finally:
+            self._sync_lock.release()
 
     # -- parking --------------------------------------------------------------------------------
 
@@ -542,7 +635,16 @@ class RunLog:
     def unpark(self) -> None:
         """Take the note away again."""
         if not self._closed:
-            (self._host.path / f"{self.name}.parked").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self._host.path / f"{self.name}.parked").unlink(missing_ok=True)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        datasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Acked(NamedTuple):

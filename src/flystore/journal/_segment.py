@@ -13,7 +13,7 @@ import re
 import struct
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ VERSION = 1
 MARK_BYTES = 64 * 1024
 """About this many bytes lie between two marks of a segment."""
 
-WINDOW_BYTES = 256 * 1024
+WINDOW_BYTES = 32 * 1024
 """Read and checked at a time; between two windows other threads (the plan's) get their turn."""
 
 _NAME = re.compile(r"(?P<log>.+)\.(?P<number>[0-9]{6})\.frames")
@@ -147,7 +147,7 @@ def open_segment(path: Path, number: int, *, last: bool, pause: Callable[[], Non
     Parameters
     ----------
     last : bool
-        True if no segment follows: only there a torn end is what a power cut leaves.
+        True if no segment with anything in it follows: only there a torn end is what a power cut leaves.
     pause : callable, optional
         Called after each window, to let other threads run.
     """
@@ -159,7 +159,7 @@ def open_segment(path: Path, number: int, *, last: bool, pause: Callable[[], Non
 
 
 def _let_others_run() -> None:
-    time.sleep(0)
+    time.sleep(0.0001)  # a sleep of nothing has the interpreter back before another thread is awake
 
 
 class _Reading:
@@ -180,10 +180,13 @@ class _Reading:
         segment: Segment | None = None
         window = WINDOW_BYTES
         while self.at < self.file_bytes:
-            buffer = os.pread(self.descriptor, window, self.at)
+            # Not beyond where it ended at first: a living writer may be appending to it.
+            buffer = os.pread(self.descriptor, min(window, self.file_bytes - self.at), self.at)
             found = frames.scan(buffer)
             spans = found.spans
             if header is None and spans:
+                if spans[0][0] == spans[0][1]:
+                    return self._ended(None, None, torn=True)  # zeros, as in `_take`
                 try:
                     header = read_header(buffer[spans[0][0] : spans[0][1]])
                 except InvalidRequest as error:
@@ -280,6 +283,20 @@ def header_frame(*, run: str, log: int, number: int, first: int, epoch: int, tar
     """Return the first frame of a new segment."""
     header = SegmentHeader(MAGIC, VERSION, run, log, number, first, epoch, target)
     return frames.frame(msgspec.msgpack.encode(header))
+
+
+def last_begun(files: Sequence[tuple[int, Path]]) -> int:
+    """Return the number of the last of a log's segments whose header is whole; 0 if there is none.
+
+    A segment is synced before the one that follows it. So a power cut may leave this one torn and those behind it
+    empty, as names whose content never reached the disk; a torn one before it was damaged otherwise.
+
+    Parameters
+    ----------
+    files : sequence of (int, Path)
+        Number and file of each segment, in order.
+    """
+    return next((number for number, path in reversed(files) if peek_header(path) is not None), 0)
 
 
 def peek_header(path: Path) -> SegmentHeader | None:

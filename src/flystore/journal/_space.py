@@ -5,16 +5,12 @@ takes the stop documents of the runs that are open; other documents are refused 
 for a reserve again. So a run that a full disk ends still ends.
 """
 
-import errno
 import logging
 import os
 import threading
 from pathlib import Path
 
 logger = logging.getLogger("flystore.journal")
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What a full disk, a used-up quota and a file size limit say."""
 
 LOW_FRACTION = 0.10
 """Less free space than this share of the disk is warned about."""

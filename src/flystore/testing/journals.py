@@ -36,9 +36,9 @@ def document_payloads(count: int, uid: str = "run-1") -> list[list[bytes]]:
     return [encoder.encode(name, doc) for name, doc in documents[:count]]
 
 
-def abandoned(home: Path, count: int, *, uid: str = "run-1", segment_bytes: int = 2**20) -> Path:
+def abandoned(home: Path, count: int, *, uid: str = "run-1", segment_bytes: int = 2**20, target: str = TARGET) -> Path:
     """Return the directory of a journal with `count` documents of one run, whose writer is gone."""
-    journal = Journal.create(home, target=TARGET, segment_bytes=segment_bytes, reserve_bytes=0)
+    journal = Journal.create(home, target=target, segment_bytes=segment_bytes, reserve_bytes=0)
     log = journal.open_run(uid)
     for payloads in document_payloads(count, uid):
         log.append(payloads)

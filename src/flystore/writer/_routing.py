@@ -62,7 +62,7 @@ class Router:
     def place(self, name: str, doc: Any) -> Place:
         """Return where the document goes, opening a run for a start."""
         try:
-            if name in _BY_DESCRIPTOR:
+            if name == "event" or name in _BY_DESCRIPTOR:
                 return self._known[doc["descriptor"]]
             if name == "stream_datum":
                 return self._known.get(doc.get("descriptor")) or self._known[doc["stream_resource"]]

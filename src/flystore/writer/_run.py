@@ -60,12 +60,13 @@ class Run:
                 # The encoder will not send these templates again, and later events need them.
                 self._unwritten = [payload for payload in payloads if not frames.is_document(payload)]
                 raise
-            self._unwritten.clear()
+            if self._unwritten:
+                self._unwritten.clear()
             if stream is not None:
                 _note(stream, name, doc, ordinal)
 
     def _encode(self, name: str, doc: Any) -> list[bytes]:
-        if not isinstance(doc, Mapping):
+        if type(doc) is not dict and not isinstance(doc, Mapping):
             doc = {"not_a_document": doc}
         try:
             if self._encoder is not None:

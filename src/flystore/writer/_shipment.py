@@ -25,6 +25,8 @@ class Shipment:
         Why nothing is sent any more.
     verdict : str or None
         What the service last said of the run.
+    noted : bool
+        Whether a note beside the log may say that it is parked.
     told : bool
         Whether people were told that the run has ended but is not stored yet.
     """
@@ -42,6 +44,7 @@ class Shipment:
         self.not_before = 0.0
         self.parked: FlystoreError | None = None
         self.verdict: str | None = None
+        self.noted = adopted
         self.told = False
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from flystore.disk.failpoints import reach
 from flystore.journal import Journal, RunLog
 from flystore.model import frames
 from flystore.model.errors import (
@@ -26,7 +27,7 @@ from flystore.model.errors import (
 )
 from flystore.wire import Transport, api_path
 
-from ._adoption import take_left_behind
+from ._adoption import LeftBehind
 from ._answers import Step, next_step, read_answer
 from ._backoff import Backoff
 from ._options import ShippingOptions
@@ -37,6 +38,15 @@ logger = logging.getLogger("flystore.writer")
 
 REMEMBERED = 16
 """Stored runs that `status` still shows."""
+
+AWAKE_S = 1.0
+"""Seconds that the thread goes on looking by itself after something was stored, so that no document has to ring.
+
+Waking a thread costs the plan's tens of microseconds.
+"""
+
+LOOK_S = 30.0
+"""Seconds between two looks for what other processes of this host left since."""
 
 
 class _Pause(NamedTuple):
@@ -59,6 +69,8 @@ class Shipper:
 
     Parameters
     ----------
+    journal : Journal or None
+        Of the writer whose runs are shipped; None ships only what is taken with a journal of its own.
     home : Path or None
         Directory in which to look for what earlier writers left; None does not look.
     clock, chance : callable
@@ -68,7 +80,7 @@ class Shipper:
     def __init__(
         self,
         transport: Transport,
-        journal: Journal,
+        journal: Journal | None,
         *,
         home: Path | None = None,
         options: ShippingOptions | None = None,
@@ -81,16 +93,18 @@ class Shipper:
         """How many threads wait for something; while there are any, each document rings."""
         self.connected: bool | None = None
         self.last_error: str | None = None
-        self.elsewhere: tuple[str, ...] = ()
-        """Targets of other services for which documents wait on this host."""
-        self.journals = [journal]
+        self.journals = [] if journal is None else [journal]
+        self._own = journal
         self._transport = transport
         self._home = home
+        self._left_behind = LeftBehind("" if journal is None else journal.target)
+        self._next_look = 0.0
         self._options = options or ShippingOptions()
         self._clock = clock
         self._chance = chance
         self._backoff = self._new_backoff()
         self._not_before = 0.0
+        self._awake_until = 0.0
         self._failures = 0
         self._shipments: list[Shipment] = []
         self._stored: deque[RunStatus] = deque(maxlen=REMEMBERED)
@@ -113,7 +127,13 @@ class Shipper:
     # -- called by the plan's thread ------------------------------------------------------------
 
     def take(self, log: RunLog, label: str, *, journal: Journal | None = None) -> None:
-        """Ship a log from now on; if it is shipped already, nothing changes."""
+        """Ship a log from now on; if it is shipped already, nothing changes.
+
+        Parameters
+        ----------
+        journal : Journal, optional
+            The one that it is in, if that was taken over; None is the writer's own.
+        """
         shipment = Shipment(
             journal or self.journals[0],
             log,
@@ -183,7 +203,7 @@ class Shipper:
                     left = None if until is None else until - self._clock()
                     if left is not None and left <= 0:
                         raise DeadlineExceeded(f"{what()}: not within {timeout:g} s{self._why()}")
-                    self._changed.wait(left)
+                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
             finally:
                 self.watched -= 1
 
@@ -206,6 +226,11 @@ class Shipper:
             if shipment.parked is not None and not shipment.adopted:
                 raise shipment.parked
         return True
+
+    def parked(self) -> list[Shipment]:
+        """Return the shipments that are parked."""
+        with self._changed:
+            return [shipment for shipment in self._shipments if shipment.parked is not None]
 
     def retry_parked(self) -> int:
         """Try parked runs again; return how many there were."""
@@ -248,8 +273,7 @@ class Shipper:
     def _run(self) -> None:
         try:
             self._greet()
-            if self._home is not None:
-                self._adopt(self._home)
+            self._look()
             self._adopting = False
             self._tell()
             while not self._stopping:
@@ -263,8 +287,9 @@ class Shipper:
         finally:
             if self._stopping:
                 # Taken while the writer closed without waiting any longer for this thread.
-                for journal in tuple(self.journals[1:]):
-                    journal.close()
+                for journal in tuple(self.journals):
+                    if journal is not self._own:
+                        journal.close()
             self._tell()
 
     def _tell(self) -> None:
@@ -275,23 +300,41 @@ class Shipper:
         """Sleep until it is time to send something."""
         lingered = False
         while not self._stopping:
-            self._tell_of_ended_runs()
+            self._look_after()
             pause = self._pause(lingered)
             if pause.seconds == 0.0:
                 return
+            began = self._clock()
             if pause.listens:
-                lingered = self._listen(lingered) or lingered
+                over = self._listen(lingered)
             else:
-                lingered = not self._bell.wait(pause.seconds) or lingered
+                over = not self._bell.wait(self._until_look(pause.seconds))
+            # A sleep that only ended to look for orphans has not waited for more documents.
+            lingered = lingered or (over and pause.seconds is not None and self._clock() - began >= pause.seconds)
             # Cleared before the next look: what rings from here on is seen by it.
             self._bell.clear()
+
+    def _look_after(self) -> None:
+        """Do what is due beside sending."""
+        self._tell_of_ended_runs()
+        if self._clock() >= self._next_look:
+            self._look()
+            # Whose files could not go, because the disk did not come back from a sync.
+            for shipment in tuple(self._shipments):
+                if shipment.log.ended and shipment.log.acked >= shipment.log.end:
+                    self._finish(shipment)
+
+    def _until_look(self, seconds: float | None) -> float:
+        """Return how long to sleep: `seconds`, but not beyond the next look for orphans."""
+        look = max(0.0, self._next_look - self._clock())
+        return look if seconds is None else min(seconds, look)
 
     def _listen(self, lingered: bool) -> bool:
         """Sleep until a new document rings or a run's pause is over; return whether the latter."""
         self.asleep = True
         # What was journaled before that line is seen by this look, what comes after it rings.
         pause = self._pause(lingered)
-        rung = not pause.listens or self._bell.wait(pause.seconds)
+        rung = not pause.listens or self._bell.wait(self._until_look(pause.seconds))
         self.asleep = False
         return not rung
 
@@ -299,6 +342,8 @@ class Shipper:
         """Return how long to sleep before something can be sent, and whether new documents change that."""
         waiting = [shipment for shipment in tuple(self._shipments) if shipment.waiting]
         if not waiting:
+            if self._options.linger > 0 and not self.watched and self._clock() < self._awake_until:
+                return _Pause(self._options.linger, listens=False)
             return _Pause(None, listens=True)
         now = self._clock()
         if now < self._not_before:
@@ -348,6 +393,7 @@ class Shipper:
             return
         path, params = shipment.route(batch.first_ordinal)
         try:
+            reach("writer.before_send")
             answer = self._transport.request(
                 "POST",
                 path,
@@ -356,6 +402,7 @@ class Shipper:
                 body=batch.data,
                 timeout=self._options.request_timeout,
             )
+            reach("writer.after_send")
             stored = read_answer(answer)
             if stored.watermark <= batch.first_ordinal:
                 raise Unavailable(
@@ -377,7 +424,11 @@ class Shipper:
         log = shipment.log
         shipment.next = min(watermark, log.end)
         shipment.verdict = verdict or shipment.verdict
+        if shipment.noted:  # an earlier attempt was refused, this one was not
+            shipment.noted = False
+            log.unpark()
         log.acknowledge(shipment.next)
+        self._awake_until = self._clock() + AWAKE_S
         if log.ended and log.acked >= log.end:
             self._finish(shipment)
         self._tell()
@@ -385,6 +436,7 @@ class Shipper:
     def _reached(self) -> None:
         if self.connected is False:
             logger.info("%s answers again", self._transport.where)
+            self._next_look = min(self._next_look, self._clock())
         self.connected, self.last_error = True, None
         self._backoff.reset()
 
@@ -432,7 +484,7 @@ class Shipper:
             logger.warning(
                 "%s cannot be reached; documents are kept in %s and sent later: %s",
                 self._transport.where,
-                self.journals[0].path,
+                ", ".join(str(journal.path) for journal in self.journals[:1]) or "no journal",
                 error,
             )
         self.connected, self.last_error = False, str(error)
@@ -442,6 +494,7 @@ class Shipper:
 
     def _park(self, shipment: Shipment, error: FlystoreError) -> None:
         shipment.parked, self.last_error = error, str(error)
+        shipment.noted = True
         shipment.log.park(f"{error.kind}: {error}")
         logger.error(
             "%s is not sent any more, and stays in the journal %s: %s",
@@ -479,17 +532,22 @@ class Shipper:
         else:
             self._reached()
 
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Targets of other services for which documents wait on this host."""
+        return self._left_behind.elsewhere
+
+    def _look(self) -> None:
+        """Look for what writers that are gone left; the next time in a while."""
+        if self._home is not None:
+            self._adopt(self._home)
+        self._next_look = self._clock() + LOOK_S
+
     def _adopt(self, home: Path) -> None:
-        """Take over what earlier writers left for the same target."""
-        for journal in take_left_behind(
-            home, self.journals[0].target, elsewhere=self._note_elsewhere, stopping=lambda: self._stopping
-        ):
+        """Take over what writers that are gone left for the same target."""
+        for journal in self._left_behind.take(home, stopping=lambda: self._stopping):
             for log in journal.logs:
                 label = f"run {log.uid[:8]}" if log.uid else "documents of no run"
                 logger.info("%s: %d documents left by an earlier writer", label, log.end - log.acked)
                 self.take(log, label, journal=journal)
             self.journals.append(journal)
-
-    def _note_elsewhere(self, target: str) -> None:
-        if target not in self.elsewhere:
-            self.elsewhere = (*self.elsewhere, target)

@@ -1,10 +1,14 @@
 """Where a RunWriter ships to: what its first argument means."""
 
+import os
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from flystore.model.errors import FlystoreError, InvalidRequest, Unavailable
-from flystore.wire import HttpTransport, Transport
+from flystore.wire import HttpTransport, Transport, parse_address
+
+_THIS_HOST = frozenset({"localhost", "127.0.0.1", "::1"})
+_PORTS = {"http": 80, "https": 443}
 
 
 class Target(NamedTuple):
@@ -63,6 +67,33 @@ def _without_secrets(url: str) -> str:
     except ValueError:
         shown = url.partition("?")[0].rpartition("@")[2]
     return shown or "(no address)"
+
+
+def same_target(one: str, other: str) -> bool:
+    """Return whether two targets, as journals are marked with them, are the same service.
+
+    The ways to write this host count as one, as do a default port written or left out, a slash at the end
+    and the API's own path. Of directories, symbolic links are followed.
+    """
+    return one == other or _plain(one) == _plain(other)
+
+
+def is_local(target: str) -> bool:
+    """Return whether a target means something else on each host: a loopback address, or a directory."""
+    plain = _plain(target)
+    return plain[0] == "directory" or (len(plain) > 1 and plain[1] == "localhost")
+
+
+def _plain(target: str) -> tuple[str, ...]:
+    if "://" not in target:
+        return ("directory", os.path.realpath(target)) if os.path.isabs(target) else ("", target)
+    try:
+        parts = urlsplit(parse_address(target).base_url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except (FlystoreError, ValueError):
+        return "", target
+    host = "localhost" if host in _THIS_HOST else host
+    return parts.scheme, host, str(port or _PORTS.get(parts.scheme)), parts.path.rstrip("/")
 
 
 class Nowhere:

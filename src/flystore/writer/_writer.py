@@ -38,6 +38,9 @@ logger = logging.getLogger("flystore.writer")
 CLOSE_TIMEOUT_S = 10.0
 """Default seconds that `RunWriter.close` goes on sending."""
 
+SYNC_GRACE_S = 1.0
+"""Seconds that the last sync gets at least, however short the time for sending."""
+
 EXIT_TIMEOUT_S = 5.0
 """Seconds that all writers together go on sending when the interpreter ends."""
 
@@ -282,20 +285,23 @@ class RunWriter:
         Parameters
         ----------
         timeout : float
-            Seconds to go on sending, at most. 0 ends at once.
+            Seconds to go on sending, and to wait for a local disk that hangs in a sync, at most. 0 sends
+            nothing more; up to two seconds more go to a request and a sync that are under way.
         """
         with self._closing:
             if self._closed:
                 return
             self._closed = True
             _OPEN.discard(self)
+            timeout = min(timeout, threading.TIMEOUT_MAX / 2)
             began = time.monotonic()
             self._send_what_is_left(timeout)
             left = max(0.0, timeout - (time.monotonic() - began))
             ended = self._shipper.stop(min(left, 1.0) + 0.2)
             self._say_what_is_left()
+            until = max(began + timeout, time.monotonic() + SYNC_GRACE_S)
             for journal in tuple(self._shipper.journals):
-                journal.close()
+                journal.close(max(0.0, until - time.monotonic()))
             if self._target.owned and ended:
                 self._target.transport.close()
 

@@ -292,3 +292,26 @@ def test_a_journal_of_a_newer_format_is_refused_in_words(tmp_path):
 def test_a_journal_that_is_gone_is_a_conflict(tmp_path):
     with pytest.raises(Conflict, match="gone"):
         Journal.take_over(tmp_path / "nothing")
+
+
+def test_after_a_power_cut_segments_that_are_only_names_are_no_damage(tmp_path):
+    path = abandoned(tmp_path, 60, segment_bytes=1500)
+    files = segment_files(path)
+    assert len(files) == 4
+    with open(files[-3], "r+b") as file:  # nothing of these was synced: half of one, and of two their names alone
+        file.truncate(700)
+    files[-2].write_bytes(b"")
+    files[-1].write_bytes(bytes(200))
+    documents, damage = reopened(path)
+    assert damage is None
+    assert 0 < len(documents) < 60
+
+
+def test_a_torn_segment_with_a_good_one_behind_it_is_damage(tmp_path):
+    path = abandoned(tmp_path, 60, segment_bytes=1500)
+    files = segment_files(path)
+    with open(files[-2], "r+b") as file:
+        file.truncate(700)
+    documents, damage = reopened(path)
+    assert "others follow" in str(damage)
+    assert 0 < len(documents) < 60

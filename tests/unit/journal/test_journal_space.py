@@ -16,7 +16,7 @@ import pytest
 from flystore.journal import Journal
 from flystore.journal import _log as log_module
 from flystore.model.errors import JournalFull, Unavailable
-from flystore.testing.journals import TARGET, document_payloads, read_documents
+from flystore.testing.journals import TARGET, abandoned, document_payloads, read_documents, segment_files
 
 FILL = """
 import json, os, sys
@@ -53,7 +53,6 @@ said["count"] = len(read_documents(log))
 log.end_run()
 log.acknowledge(log.end)
 said["removed"] = log.remove_if_done()
-journal.space.check()
 said["again"] = other.append(document_payloads(1, "run-2")[0])
 said["warnings_after"] = journal.state().warnings
 journal.close()
@@ -170,6 +169,30 @@ def test_a_failed_sync_is_said_aloud_and_never_tried_again(tmp_path, monkeypatch
         assert any("lost" in warning for warning in journal.state().warnings)
     assert len(calls) == 1
     assert len([record for record in caplog.records if record.levelno == logging.CRITICAL]) == 1
+
+
+def test_what_a_killed_writer_left_is_synced_before_it_is_called_durable(tmp_path, monkeypatch, caplog):
+    path = abandoned(tmp_path / "one", 3)
+    synced = []
+
+    def noting(number):
+        synced.append(os.readlink(f"/proc/self/fd/{number}"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log_module, "datasync", noting)
+        with Journal.take_over(path) as journal:
+            assert synced == [str(file) for file in segment_files(path)]
+            assert journal.logs[0].durable == journal.logs[0].end == 3
+
+    def failing(number):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = abandoned(tmp_path / "two", 3)
+    monkeypatch.setattr(log_module, "datasync", failing)
+    with Journal.take_over(path) as journal:
+        assert (journal.logs[0].durable, journal.logs[0].end) == (0, 3)
+        assert journal.state().durability == "lost: Input/output error"
+    assert "a sync of the journal" in caplog.text
 
 
 def test_less_than_a_tenth_free_is_warned_about_once(tmp_path, monkeypatch, caplog):

@@ -107,6 +107,21 @@ def test_the_deadline_is_kept_and_says_what_was_waited_for(make_writer, server):
     server.release()
 
 
+def test_no_time_at_all_and_all_the_time_in_the_world_are_times(make_writer, server):
+    server.hold.set()
+    writer = make_writer(server.url)
+    writer(*START)
+    writer(*DESCRIPTOR)
+    writer("event", event(1))
+    with pytest.raises(DeadlineExceeded):
+        writer.wait("run-1", 1, timeout=0)
+    threading.Timer(0.05, server.release).start()
+    writer.wait("run-1", 1, timeout=float("inf"))
+    writer.wait("run-1", 1, timeout=0)  # it is there
+    writer.wait("run-1", 1, timeout=None)
+    writer.close(float("inf"))
+
+
 def test_waiting_for_a_run_that_is_parked_raises_why(writer, server):
     server.fail_next(Conflict("the run was deleted"))
     writer("event", event(1))
