@@ -9,6 +9,9 @@ newest-first, and search by any scalar metadata key use an index at any size, an
 from flystore.model.queries import SortKey
 
 from ._catalog import Catalog
+from ._file import copy_catalog, has_node, make_one_file, problems_in_file, version_of
+from ._log import is_as_stored
+from ._migrations import SCHEMA
 from ._rows import (
     FeedEntry,
     KeysPage,
@@ -21,10 +24,12 @@ from ._rows import (
     Run,
     Segment,
 )
+from ._slow import problem_of
 from ._snapshot import Snapshot
 from ._transaction import Transaction
 
 __all__ = [
+    "SCHEMA",
     "Catalog",
     "FeedEntry",
     "KeysPage",
@@ -39,4 +44,11 @@ __all__ = [
     "Snapshot",
     "SortKey",
     "Transaction",
+    "copy_catalog",
+    "has_node",
+    "is_as_stored",
+    "make_one_file",
+    "problem_of",
+    "problems_in_file",
+    "version_of",
 ]

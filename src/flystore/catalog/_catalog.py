@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from flystore.disk import Trust
+
 from ._database import Database, connect
 from ._migrations import migrate
 from ._rows import LogRecord
@@ -30,7 +32,9 @@ class Catalog:
         self._mine = threading.local()
 
     @classmethod
-    def open(cls, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
+    def open(
+        cls, url: str, *, create: bool = True, clock: Callable[[], float] = time.time, trust: Trust | None = None
+    ) -> Self:
         """Open the catalogue at `url`, made or brought up to date if need be.
 
         Parameters
@@ -41,6 +45,8 @@ class Catalog:
             Make it if there is none.
         clock
             Gives Unix seconds for the times of nodes.
+        trust
+            Shared with others who write to the same store; None is the catalogue's own.
 
         Raises
         ------
@@ -50,7 +56,7 @@ class Catalog:
         Unavailable
             If the database does not answer.
         """
-        database = connect(url, create=create)
+        database = connect(url, create=create, trust=trust)
         try:
             migrate(database, create=create)
         except BaseException:
@@ -75,6 +81,13 @@ class Catalog:
 
         One at a time with SQLite, so keep it short. Begun within another of the same thread it would
         wait for ever, and is refused.
+
+        Raises
+        ------
+        DiskFull
+            If there is no room; nothing was stored.
+        SyncFailed
+            If the disk failed this write or an earlier one; nothing is stored until the process starts anew.
         """
         if getattr(self._mine, "writing", False):
             raise RuntimeError("this thread is writing already; use that transaction")

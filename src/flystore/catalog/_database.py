@@ -6,11 +6,13 @@ searches go through SQLAlchemy, which caches their text by shape. Both share one
 the transaction is the driver's.
 """
 
+import logging
+import os
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,13 +22,33 @@ from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from flystore.disk import sync_directory
-from flystore.model.errors import Conflict, Damaged, FlystoreError, InvalidRequest, Misconfigured, Unavailable
+from flystore.disk import Trust, sync_directory
+from flystore.disk.failpoints import reach
+from flystore.model.errors import Conflict, Damaged, DiskFull, FlystoreError, InvalidRequest, Misconfigured, Unavailable
 
 from ._place import prepare
 
+log = logging.getLogger("flystore.catalog")
+
 BUSY_S = 30.0
 """How long a SQLite statement waits for another process before `Unavailable`, seconds."""
+
+CHECKPOINT_BYTES = 4 << 20
+"""When SQLite's write-ahead log is longer, its content moves into the file."""
+
+_DISK_FAILED = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_IOERR_TRUNCATE,
+        sqlite3.SQLITE_IOERR_CLOSE,
+        sqlite3.SQLITE_IOERR_BEGIN_ATOMIC,
+        sqlite3.SQLITE_IOERR_COMMIT_ATOMIC,
+        sqlite3.SQLITE_IOERR_ROLLBACK_ATOMIC,
+    }
+)
+"""Extended codes after which nobody knows what of a write reached the disk."""
 
 Row = Sequence[Any]
 
@@ -116,6 +138,11 @@ class Session:
         """Run a statement that has no parameters and gives no rows."""
         self.driver.execute(text)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the database undid the whole transaction by itself, as SQLite does when a disk is full or fails."""
+        return self.database == "sqlite" and not self.driver.in_transaction
+
 
 class Database(Protocol):
     """Gives sessions, each in a transaction of its own."""
@@ -134,8 +161,10 @@ class Database(Protocol):
     def close(self) -> None: ...
 
 
-def connect(url: str, *, create: bool) -> Database:
+def connect(url: str, *, create: bool, trust: Trust | None = None) -> Database:
     """Return the database at a URL, ``sqlite:///FILE`` or ``postgresql://…``.
+
+    `trust` is lost when the disk fails a write to a file; a PostgreSQL server sees to its own disk.
 
     Raises
     ------
@@ -154,7 +183,7 @@ def connect(url: str, *, create: bool) -> Database:
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise Misconfigured("a catalogue in memory cannot be shared between connections; name a file")
-        return SqliteDatabase(Path(str(parsed.database)), create=create)
+        return SqliteDatabase(Path(str(parsed.database)), trust or Trust(), create=create)
     if backend == "postgresql":
         return PostgresDatabase(parsed)
     raise Misconfigured(f"catalogues are kept in SQLite or PostgreSQL, not in {backend}")
@@ -164,23 +193,35 @@ def connect(url: str, *, create: bool) -> Database:
 
 
 class SqliteDatabase:
-    """One file: one connection that writes, guarded by a lock, and as many that read as there are readers."""
+    """One file: one connection that writes, guarded by a lock, and as many that read as there are readers.
+
+    A commit returns once it is durable. The write-ahead log is moved into the file here and not by SQLite itself,
+    which keeps to itself that a sync failed while it did.
+    """
 
     name = "sqlite"
 
-    def __init__(self, path: Path, *, create: bool) -> None:
+    def __init__(self, path: Path, trust: Trust, *, create: bool) -> None:
         self.path = path
-        exists = path.exists()
-        if not exists and not create:
+        self._trust = trust
+        self._wal = f"{path}-wal"
+        if not path.exists() and not create:
             raise Misconfigured(f"there is no catalogue at {path}", path=str(path))
         prepare(path)
         self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.pool.NullPool)
         self._write_lock = threading.Lock()
         self._idle: deque[Session] = deque()
         self._closed = False
-        with plain_errors():
+        with plain_errors(), self._noticing_failures():
             self._writer = self._session()
-        if not exists:
+            try:
+                # A process that was killed may have left commits that it wrote and had no time to sync. They are
+                # seen from now on, and documents sent again are acknowledged because of them.
+                self._checkpoint()
+            except BaseException:
+                self.close()
+                raise
+        with trust.writing(f"the directory of {path}"):
             sync_directory(path.parent)
 
     def _connect(self) -> sqlite3.Connection:
@@ -193,7 +234,8 @@ class SqliteDatabase:
             "foreign_keys=ON",
             "temp_store=MEMORY",
             "cache_size=-16000",  # KiB
-            f"journal_size_limit={64 << 20}",  # bytes; after a checkpoint the log shrinks to this
+            "wal_autocheckpoint=0",  # see `_checkpoint`
+            f"journal_size_limit={CHECKPOINT_BYTES}",  # after a checkpoint the log shrinks to this
         ):
             connection.execute(f"PRAGMA {pragma}")
         return connection
@@ -225,15 +267,50 @@ class SqliteDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        with self._write_lock, plain_errors():
+        with self._write_lock, plain_errors(), self._noticing_failures():
+            self._trust.require()
             driver = self._writer.driver
             driver.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                reach("catalog.before_commit")
                 driver.execute("COMMIT")
             except BaseException:
-                driver.rollback()
+                with suppress(sqlite3.Error):  # what failed first is what matters
+                    driver.rollback()
                 raise
+            reach("catalog.after_commit")
+            if self._log_bytes() > CHECKPOINT_BYTES:
+                self._checkpoint()
+
+    def _log_bytes(self) -> int:
+        try:
+            return os.stat(self._wal).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _checkpoint(self) -> None:
+        """Sync the write-ahead log and move into the file what no reader needs there; waits for nobody."""
+        reach("catalog.before_checkpoint")
+        try:
+            self._writer.driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            if _code(error) in _DISK_FAILED:
+                raise
+            # What is committed is in the log, so nothing is lost; the next commit tries again.
+            log.warning("the write-ahead log of %s stays as it is: %s", self.path, error)
+        reach("catalog.after_checkpoint")
+
+    @contextmanager
+    def _noticing_failures(self) -> Iterator[None]:
+        """Lose trust if the disk fails a write, wherever in the transaction."""
+        try:
+            yield
+        except Exception as error:
+            failed = _sqlite_error(error)
+            if failed is not None and _code(failed) in _DISK_FAILED:
+                raise self._trust.lose(f"{self.path}: {failed}, {failed.sqlite_errorname}") from error
+            raise
 
     def lock_run(self, session: Session, uid: str) -> None:
         """Nothing to do: there is one writer."""
@@ -295,10 +372,12 @@ class PostgresDatabase:
         with self._session(self._engine) as session:
             try:
                 yield session
+                reach("catalog.before_commit")
                 session.driver.commit()
             except BaseException:
                 session.driver.rollback()
                 raise
+            reach("catalog.after_commit")
 
     def lock_run(self, session: Session, uid: str) -> None:
         session.execute(_LOCK_RUN, {"uid": uid})
@@ -350,27 +429,43 @@ def plain_errors() -> Iterator[None]:
         if origin is not None and type(origin).__module__.startswith("psycopg"):
             raise _from_postgres(origin) from error
         raise
+    except UnicodeDecodeError as error:  # what SQLite says of a damaged page may hold bytes of it
+        raise Damaged(f"the catalogue is damaged: it holds text that is none ({error})") from error
     except Exception as error:  # psycopg is optional, so its classes cannot be named here
         if type(error).__module__.startswith("psycopg"):
             raise _from_postgres(error) from error
         raise
 
 
+def _code(error: sqlite3.Error) -> int | None:
+    """Return the extended code; None for a mistake in the use of the driver."""
+    return getattr(error, "sqlite_errorcode", None)
+
+
+def _sqlite_error(error: BaseException | None) -> sqlite3.Error | None:
+    """Return what SQLite said that led to `error`, if it did."""
+    while error is not None and not isinstance(error, sqlite3.Error):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _from_sqlite(error: sqlite3.Error) -> Exception:
-    code = getattr(error, "sqlite_errorcode", None)
+    code = _code(error)
     primary = None if code is None else code & 0xFF
     if isinstance(error, sqlite3.IntegrityError):
         return Conflict(f"another writer stored the same at the same time ({error}); read again")
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(f"another process holds the catalogue for more than {BUSY_S:g} s; try again")
     if primary == sqlite3.SQLITE_FULL:
-        return Unavailable("the disk of the catalogue is full; nothing was stored. Free space, then try again.")
+        return DiskFull("the disk of the catalogue is full; nothing was stored. Free space, then try again.")
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return Damaged(f"the catalogue file is damaged ({error}); stop the service and restore it from a backup")
     if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return Misconfigured(f"the catalogue file cannot be opened for writing ({error})")
     if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL):
         return Unavailable(f"the catalogue cannot be reached ({error})")
+    if "Could not decode to UTF-8" in str(error):
+        return Damaged(f"the catalogue is damaged: it holds text that is none ({error})")
     if primary == sqlite3.SQLITE_TOOBIG:
         return InvalidRequest(f"a value is too large for the catalogue ({error})")
     return error

@@ -4,6 +4,7 @@ The log is the truth: batches of documents and operations, in the order of their
 says what each did to the tree.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
@@ -54,6 +55,9 @@ _HASHES = Fixed(
     .where(_OF_RUN, log.c.first_ordinal >= sa.bindparam("first"), log.c.first_ordinal < sa.bindparam("stop"))
     .order_by(log.c.first_ordinal)
 )
+_COUNT = Fixed(
+    sa.select(sa.func.count()).where(log.c.kind == sa.bindparam("kind"), log.c.position <= sa.bindparam("stop"))
+)
 _LAST_POSITION = Fixed(sa.select(feed.c.position))
 _CHANGE = (
     changes.c.position,
@@ -74,6 +78,18 @@ _FOREVER = 1 << 62
 _PAGE = 64
 
 
+def operation_hash(path: str, action: str, body: bytes) -> bytes:
+    """Return 16 bytes that an operation is known by."""
+    return hashlib.blake2b(b"\0".join((path.encode(), action.encode(), body)), digest_size=HASH_BYTES).digest()
+
+
+def is_as_stored(record: LogRecord) -> bool | None:
+    """Return whether an operation fits its hash; None if it was stored before there were hashes."""
+    if not record.hashes:
+        return None
+    return record.hashes == operation_hash(path_text(record.path or ()), record.action or "", record.body)
+
+
 class LogReads:
     """The log, in order."""
 
@@ -83,6 +99,10 @@ class LogReads:
         """Return the position of the last commit that this snapshot sees; 0 before the first."""
         row = self._session.one(_LAST_POSITION)
         return 0 if row is None else int(row[0])
+
+    def count_records(self, kind: str, last: int) -> int:
+        """Return how many records of a kind have positions up to `last`."""
+        return int(self._session.one(_COUNT, {"kind": kind, "stop": last})[0])  # type: ignore[index]
 
     def log_end(self, uid: str | None) -> int:
         """Return the ordinal after the last document in the log of a run, or of no run (None)."""

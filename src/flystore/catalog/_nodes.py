@@ -146,6 +146,11 @@ class NodeReads:
         found = {row[0]: row for row in rows}
         return [node_of(found[node_id]) for node_id in ids if node_id in found]
 
+    def node_ids(self, after: int = 0, limit: int = 1_000) -> list[int]:
+        """Return up to `limit` ids of nodes beyond `after`, ascending; the root is one of them."""
+        ids = sa.select(nodes.c.id).where(nodes.c.id > after).order_by(nodes.c.id).limit(limit)
+        return [row[0] for row in self._session.compose(ids)]
+
     def data_source(self, node_id: int) -> DataSource | None:
         """Return how a node's data is stored, with all assets in order; None if nothing is stored."""
         row = self._session.one(_SOURCE_OF, {"node_id": node_id})

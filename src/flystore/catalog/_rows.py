@@ -147,7 +147,7 @@ class LogRecord(msgspec.Struct, frozen=True):
     first_ordinal, count : int or None
         Which documents of the run; None for an operation.
     hashes : bytes or None
-        16 bytes a document.
+        16 bytes a document; of an operation 16 bytes, None if it was stored before those had any.
     path, action : of an operation; None for documents.
     received : float
         Unix seconds.
@@ -205,6 +205,8 @@ class Segment(msgspec.Struct, frozen=True):
         The file they were moved to.
     received : float
         Unix seconds.
+    crc : int or None
+        CRC-32C of `body`; None if it was stored before there were checksums.
     """
 
     first_row: int
@@ -212,6 +214,7 @@ class Segment(msgspec.Struct, frozen=True):
     body: bytes | None
     received: float
     uri: str | None = None
+    crc: int | None = None
 
 
 class Observation(msgspec.Struct, frozen=True):

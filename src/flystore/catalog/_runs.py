@@ -33,6 +33,7 @@ _BY_PREFIX = Fixed(
 _AFTER = Fixed(
     sa.select(runs.c.uid).where(runs.c.uid > sa.bindparam("after")).order_by(runs.c.uid).limit(sa.bindparam("limit"))
 )
+_COUNT = Fixed(sa.select(sa.func.count()).select_from(runs))
 _PAGE = 256
 
 
@@ -50,6 +51,10 @@ class RunReads:
         """Return the run whose top node is `node_id`, or None."""
         row = self._session.one(_BY_NODE, {"at": node_id})
         return None if row is None else run_of(row)
+
+    def count_runs(self) -> int:
+        """Return how many runs were ever heard of, tombstones too."""
+        return int(self._session.one(_COUNT)[0])  # type: ignore[index]
 
     def open_runs(self, silent_since: float | None = None) -> Iterator[str]:
         """Yield the uids of runs without a stop document, longest silence first.

@@ -197,6 +197,7 @@ segments = sa.Table(
     sa.Column("received", _SECONDS, nullable=False),
     sa.Column("uri", _TEXT),
     sa.Column("body", sa.LargeBinary),
+    sa.Column("crc", _BIG),
     sa.UniqueConstraint("series", "first_row"),
     sqlite_autoincrement=True,
 )

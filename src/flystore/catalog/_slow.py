@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
+import google_crc32c
 import sqlalchemy as sa
+
+from flystore.model.errors import Damaged
 
 from ._database import Fixed, Session
 from ._rows import Segment
@@ -20,12 +23,32 @@ _FROM = Fixed(
     .limit(sa.bindparam("limit"))
 )
 _ONE = Fixed(
-    sa.select(segments.c.first_row, segments.c.rows, segments.c.body, segments.c.received, segments.c.uri).where(
-        segments.c.id == sa.bindparam("id")
-    )
+    sa.select(
+        segments.c.first_row,
+        segments.c.rows,
+        segments.c.body,
+        segments.c.received,
+        segments.c.uri,
+        segments.c.crc,
+    ).where(segments.c.id == sa.bindparam("id"))
+)
+_IDS = Fixed(
+    sa.select(segments.c.id, segments.c.series)
+    .where(segments.c.id > sa.bindparam("after"))
+    .order_by(segments.c.id)
+    .limit(sa.bindparam("limit"))
 )
 _FOREVER = 1 << 62
 _PAGE = 256
+
+
+def problem_of(segment: Segment) -> str | None:
+    """Return what is wrong with a segment's bytes; None if nothing is, or they carry no checksum."""
+    if segment.body is None:
+        return None if segment.uri is not None else "holds no rows"
+    if segment.crc is not None and google_crc32c.value(segment.body) != segment.crc:
+        return "fails its checksum"
+    return None
 
 
 class SegmentReads:
@@ -42,11 +65,17 @@ class SegmentReads:
         """Yield the segments that hold the rows ``first <= row < stop``, in order.
 
         The first may begin before `first` and the last end after `stop`. One is in memory at a time.
+
+        Raises
+        ------
+        Damaged
+            If a segment fails its checksum, or rows between two segments are not there.
         """
         if stop is not None and stop <= first:
             return
         row = self._session.one(_FIRST, {"of": series, "first": first})
         at: int | None = None if row is None else row[0]
+        expected = at
         while at is not None:
             bounds = {"first": at, "stop": _FOREVER if stop is None else stop}
             page = self._session.all(_FROM, {"of": series, "limit": _PAGE, **bounds})
@@ -54,6 +83,29 @@ class SegmentReads:
                 found = self._session.one(_ONE, {"id": segment_id})
                 assert found is not None  # the snapshot does not change
                 segment = Segment(*found)
+                problem = problem_of(segment)
+                if segment.first_row != expected:
+                    problem = f"should begin at row {expected}"
+                if problem is not None:
+                    raise Damaged(
+                        f"the segment of {series} at row {segment.first_row} {problem}; the other rows of it and all "
+                        "other nodes stay readable. Restore it from a backup, or rebuild it from the log.",
+                        series=series,
+                        first_row=segment.first_row,
+                    )
+                expected = segment.first_row + segment.rows
                 if segment.first_row + segment.rows > first:
                     yield segment
             at = page[-1][1] + 1 if len(page) == _PAGE else None
+
+    def stored_segments(self, after: int = 0, *, limit: int = 256) -> list[tuple[int, str, Segment]]:
+        """Return up to `limit` segments of all series with ids beyond `after`, as they lie there, unchecked.
+
+        Returns
+        -------
+        list of (id, series, Segment)
+            For going through all that is stored: ids ascend.
+        """
+        found = self._session.all(_IDS, {"after": after, "limit": limit})
+        rows = [(row[0], row[1], self._session.one(_ONE, {"id": row[0]})) for row in found]
+        return [(number, series, Segment(*row)) for number, series, row in rows if row is not None]

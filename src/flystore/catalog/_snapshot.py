@@ -1,13 +1,14 @@
 """A consistent view of the catalogue."""
 
 from ._browse import BrowseReads
+from ._consistency import ConsistencyReads
 from ._database import Session
 from ._log import LogReads
 from ._runs import RunReads
 from ._slow import SegmentReads
 
 
-class Snapshot(BrowseReads, LogReads, RunReads, SegmentReads):
+class Snapshot(ConsistencyReads, BrowseReads, LogReads, RunReads, SegmentReads):
     """Everything that can be read, as of one moment; valid within ``with catalog.read()``.
 
     Reads of one snapshot never contradict each other, whatever is written meanwhile. Keep it short:

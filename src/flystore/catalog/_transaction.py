@@ -76,6 +76,8 @@ class Transaction(WriteNodes, WriteData, Snapshot):
             with plain_errors():
                 yield
         except BaseException:
+            if self._session.is_over:
+                raise
             self._session.sql("ROLLBACK TO SAVEPOINT flystore")
             self._session.sql("RELEASE SAVEPOINT flystore")
             del self._records[kept[0] :]

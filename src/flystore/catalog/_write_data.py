@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import google_crc32c
 import msgspec
 import sqlalchemy as sa
 
@@ -21,7 +22,7 @@ _PUT_SOURCE = upsert(data_sources, ("node_id",), _SOURCE_VALUES)
 _NEW_ASSET = upsert(assets, ("data_source_id", "parameter", "num"), ("data_uri", "is_directory", "size"), update=False)
 _SOURCE_ID = Fixed(sa.select(data_sources.c.id).where(data_sources.c.node_id == sa.bindparam("of")))
 _PUT_OBSERVATION = upsert(observations, ("node_id", "num"), ("time", "status", "rows", "fingerprint", "detail"))
-_NEW_SEGMENT = Fixed(insert_of(segments, "series", "first_row", "rows", "received", "uri", "body"))
+_NEW_SEGMENT = Fixed(insert_of(segments, "series", "first_row", "rows", "received", "uri", "body", "crc"))
 _SEGMENTS_WITHIN = Fixed(
     sa.select(segments.c.first_row, segments.c.rows)
     .where(
@@ -162,7 +163,8 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
         self._session.execute(_NO_SEGMENTS, {"of": series, "low": 0, "high": _FOREVER})
 
     def _store_segment(self, series: str, segment: Segment) -> None:
-        self._session.execute(_NEW_SEGMENT, {"series": series, **msgspec.structs.asdict(segment)})
+        crc = None if segment.body is None else google_crc32c.value(segment.body)
+        self._session.execute(_NEW_SEGMENT, {"series": series, **msgspec.structs.asdict(segment), "crc": crc})
 
 
 def _covers(spans: Sequence[tuple[int, int]], low: int, high: int) -> bool:

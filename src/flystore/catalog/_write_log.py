@@ -15,7 +15,7 @@ from flystore.model.errors import InvalidRequest
 
 from ._database import Fixed, Session, insert_of
 from ._json import storable, to_json
-from ._log import HASH_BYTES
+from ._log import HASH_BYTES, operation_hash
 from ._rows import What, path_text
 from ._schema import ORPHANS, changes, feed, log
 
@@ -91,8 +91,16 @@ class WriteLog:
         )
 
     def append_operation(self, path: Sequence[str], action: str, body: bytes, received: float) -> None:
-        """Add an operation of the Tiled protocol on the node at `path` to the log."""
-        self._add_record(kind="operation", path=path_text(path), action=storable(action), body=body, received=received)
+        """Add an operation of the Tiled protocol on the node at `path` to the log, with a hash of it."""
+        where, what = path_text(path), storable(action)
+        self._add_record(
+            kind="operation",
+            path=where,
+            action=what,
+            body=body,
+            received=received,
+            hashes=operation_hash(where, what, body),
+        )
 
     def note_change(
         self, path: Sequence[str], what: What, detail: Mapping[str, Any], *, run_uid: str | None = None

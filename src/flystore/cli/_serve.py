@@ -38,6 +38,7 @@ class ServeOptions:
     maps: tuple[str, ...]
     public: bool
     verbose: bool
+    limits: tuple[str, ...] = ()
 
 
 def run_service(options: ServeOptions) -> None:
@@ -87,8 +88,9 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
     with needing_server_parts("the service"):
         import uvicorn
 
-        from flystore.http import Access, build_app
-        from flystore.service import Service
+        from flystore.http import Access, build_app, server_settings
+        from flystore.readers import without_plugins
+        from flystore.service import Limits, Service
         from flystore.storage import PathMap
     key = options.api_key or secrets.token_hex(32)
     url = _url(options.host, listener.getsockname()[1])
@@ -101,7 +103,9 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
             print(f"flystore is ready at {url}", flush=True)
 
     maps = [PathMap.parse(text) for text in options.maps]
-    with Service.open(directory, read=options.read, maps=maps) as service:
+    limits = Limits.parse(options.limits)
+    without_plugins()
+    with Service.open(directory, read=options.read, maps=maps, limits=limits) as service:
         app = build_app(service, Access.of(key, public=options.public))
         config = uvicorn.Config(
             app,
@@ -110,6 +114,7 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
             access_log=options.verbose,
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            **server_settings(limits),
         )
         server = Server(config)
         ending.hand_over_to(server)

@@ -9,10 +9,22 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+from ._trust import FULL, FailedSync, Trust
+from .failpoints import reach
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["datasync", "make_directory", "replace_file", "sync_directory", "write_all"]
+__all__ = [
+    "FULL",
+    "FailedSync",
+    "Trust",
+    "datasync",
+    "make_directory",
+    "replace_file",
+    "sync_directory",
+    "write_all",
+]
 
 _TEMPORARY = ".writing-"
 
@@ -24,18 +36,27 @@ def replace_file(path: Path, content: "Buffer") -> None:
     """Give `path` this content; after any crash it has the old or the new one, whole.
 
     The directory must exist.
+
+    Raises
+    ------
+    FailedSync
+        If the content or the name may not last; an `OSError`.
     """
+    reach("disk.before_replace")
     with NamedTemporaryFile(dir=path.parent, prefix=_TEMPORARY, delete=False) as file:
         temporary = Path(file.name)
         try:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno(), path)
+            reach("disk.before_rename")
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    reach("disk.after_rename")
     sync_directory(path.parent)
+    reach("disk.after_replace")
 
 
 def make_directory(path: Path, mode: int = 0o777) -> None:
@@ -52,21 +73,36 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
         missing.append(at)
         at = at.parent
     for directory in reversed(missing):
+        reach("disk.before_mkdir")
         try:
             directory.mkdir(mode)
         except FileExistsError:
             if not directory.is_dir():
                 raise
+        reach("disk.after_mkdir")
         sync_directory(directory.parent)
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in the directory `path` durable: files made, renamed, removed."""
+    """Make the names in the directory `path` durable: files made, renamed, removed.
+
+    Raises
+    ------
+    FailedSync
+        If they may not last; an `OSError`.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise FailedSync.of(error, str(path)) from error
 
 
 def write_all(descriptor: int, data: bytes) -> None:

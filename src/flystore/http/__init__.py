@@ -5,5 +5,6 @@ A route parses, calls one use case of `flystore.service`, and renders. No SQL, n
 
 from .access import Access
 from .app import build_app
+from .connections import server_settings
 
-__all__ = ["Access", "build_app"]
+__all__ = ["Access", "build_app", "server_settings"]

@@ -93,7 +93,11 @@ async def home(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    return json_response({"status": "ready"})
+    """Answer whoever watches over the service: a restart is what a service that stores nothing more needs."""
+    why = request.app.state.service.stores_nothing
+    if why is None:
+        return json_response({"status": "ready"})
+    return json_response({"status": "read-only", "reason": why}, 503)
 
 
 async def to_about(request: Request) -> Response:

@@ -32,6 +32,7 @@ _STATUS: dict[type[FlystoreError], int] = {
     errors.Unreadable: 422,
     errors.NotReady: 503,
     errors.Unavailable: 503,
+    errors.DiskFull: 507,
     errors.JournalFull: 507,
     errors.Damaged: 500,
     FlystoreError: 500,
@@ -53,6 +54,8 @@ def answer(error: FlystoreError) -> Response:
     headers = {}
     if status == 503:
         headers["Retry-After"] = "1"
+    if status == 408:
+        headers["Connection"] = "close"  # the rest of the body may never come
     if status == 401:
         headers["WWW-Authenticate"] = "Apikey"
     content = {

@@ -1,11 +1,18 @@
-"""What every answer carries, those to our own defects too: request id, timing, a cookie (protocol 1.3)."""
+"""What every answer carries, those to our own defects too: request id, timing, a cookie (protocol 1.3).
 
+And what every request gets: an account of the memory it takes, and a body that must not keep it waiting.
+"""
+
+import asyncio
 import secrets
 import time
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flystore.model.errors import InvalidRequest
+from flystore.service import Limits
 
 from .failures import on_unexpected
 
@@ -39,11 +46,47 @@ class Stamp:
                     headers.append("set-cookie", value)
             await send(message)
 
+        service = scope["app"].state.service
+        in_time = _InTime(receive, service.limits)
         try:
-            await self.app(scope, receive, stamped)
+            with service.budget.account() as scope["flystore.account"]:
+                await self.app(scope, in_time.receive, stamped)
         except Exception as error:
             # Answered here and not by Starlette's outermost layer, which raises it again: the server would then
             # close a connection that clients have in their pool, and their next request would be reset.
             if begun:
                 raise
             await on_unexpected(Request(scope), error)(scope, receive, stamped)
+
+
+class _InTime:
+    """Receives a body, and refuses one that comes slower than the limits allow.
+
+    Only the time in which the service waits for the client counts.
+    """
+
+    def __init__(self, receive: Receive, limits: Limits) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._waited = 0.0
+        self._bytes = 0
+        self._more = True
+
+    async def receive(self) -> Message:
+        if not self._more:  # what comes now is that the client has gone, whenever that may be
+            return await self._receive()
+        began = time.monotonic()
+        allowed = self._limits.patience_seconds + self._bytes / self._limits.slowest_rate - self._waited
+        try:
+            async with asyncio.timeout(allowed):
+                message = await self._receive()
+        except TimeoutError:
+            raise InvalidRequest(
+                f"the body stopped arriving after {self._bytes} bytes; send it faster than "
+                f"{self._limits.slowest_rate} bytes/s, or in smaller pieces",
+                status=408,
+            ) from None
+        self._waited += time.monotonic() - began
+        self._bytes += len(message.get("body", b""))
+        self._more = bool(message.get("more_body", False))
+        return message

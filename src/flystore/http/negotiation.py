@@ -6,11 +6,14 @@ Content types carry no charset: clients compare the header for equality.
 from typing import Any
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from flystore.model.errors import InvalidRequest, TooLarge
+from flystore.model.encoding import MAX_DEPTH, decoded_size, require_shallow
+from flystore.model.errors import InvalidRequest, TooLarge, Unsupported
+from flystore.storage import Account, reserve
 
 JSON = "application/json"
 MSGPACK = "application/x-msgpack"
@@ -18,6 +21,11 @@ OCTETS = "application/octet-stream"
 
 PIECE_BYTES = 1 << 20
 """Bodies leave in views of this size, so a slow reader holds one piece and not the whole body twice."""
+
+_STEP_BYTES = 4 << 20
+_SMALL_BYTES = 1 << 20
+_LARGEST_VALUE = 72
+"""Bytes of memory that one byte of a body can become: an empty object, and its place in a list."""
 
 
 def _plain(value: Any) -> Any:
@@ -86,14 +94,21 @@ async def read_body(request: Request, limit: int) -> bytes:
     ------
     TooLarge
         With the limit, as soon as the announced or received length exceeds it.
+    Unsupported
+        If it is compressed: then its length would say nothing about its size.
+    Unavailable
+        If other requests hold the memory for it.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise Unsupported(f"bodies are taken as they are, not encoded as {encoding[:40]!r}", status=415)
     announced = request.headers.get("content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
+    if announced is not None and announced.isdigit() and (len(announced) > 19 or int(announced) > limit):
         raise TooLarge(
-            f"a body of {announced} bytes; this service takes {limit} at once. Send it in pieces.",
+            f"a body of {announced[:40]} bytes; this service takes {limit} at once. Send it in pieces.",
             limit=limit,
         )
-    parts, size = [], 0
+    parts, size, reserved = [], 0, 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
@@ -102,18 +117,63 @@ async def read_body(request: Request, limit: int) -> bytes:
                 limit=limit,
             )
         parts.append(part)
+        # As it arrives, because announcing costs nothing. Twice: its parts, and the parts joined.
+        if 2 * size > reserved:
+            await _reserve(request, _STEP_BYTES)
+            reserved += _STEP_BYTES
     return b"".join(parts)
 
 
+async def _reserve(request: Request, nbytes: int) -> None:
+    account: Account = request.scope["flystore.account"]
+    if not account.try_take(nbytes, "this body"):
+        await run_in_threadpool(account.take, nbytes, "this body")
+
+
 async def read_json(request: Request, limit: int) -> Any:
-    """Return the JSON (or msgpack, if so labelled) of a body, whatever else its Content-Type says."""
+    """Return the JSON (or msgpack, if so labelled) of a body, whatever else its Content-Type says.
+
+    Raises
+    ------
+    InvalidRequest
+        If it is neither, or containers nest deeper than `MAX_DEPTH`.
+    """
     body = await read_body(request, limit)
+    if request.headers.get("content-type", "").split(";")[0].strip() == MSGPACK:
+        budget = request.app.state.service.budget.total_bytes
+        body = await run_in_threadpool(_as_json, body, limit, budget)
+    if len(body) < _SMALL_BYTES:
+        return _decoded(body)
+    return await run_in_threadpool(_decoded, body)
+
+
+def _as_json(body: bytes, limit: int, budget: int) -> bytes:
+    """Return msgpack as JSON: what has no place there is then refused, or text, whoever sent it."""
+    reserve(decoded_size([body], budget // 16, budget), "this body, decoded,")
     try:
-        if request.headers.get("content-type", "").split(";")[0].strip() == MSGPACK:
-            return msgspec.msgpack.decode(body)
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        text = msgspec.json.encode(msgspec.msgpack.decode(body, ext_hook=_no_extension))
+    except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest(f"the body is not msgpack of plain values: {error}") from error
+    if len(text) > limit:
+        raise TooLarge(f"the body takes {len(text)} bytes as JSON; this service takes {limit}", limit=limit)
+    return text
+
+
+def _no_extension(code: int, data: memoryview) -> Any:
+    raise ValueError(f"it holds an extension type ({code})")
+
+
+def _decoded(body: bytes) -> Any:
+    containers = body.count(b"[") + body.count(b"{")
+    # Characters within strings count as well: then it is a little too much, and never too little.
+    reserve(2 * len(body) + _LARGEST_VALUE * (containers + body.count(b",")), "this body, decoded,")
+    try:
+        content = msgspec.json.decode(body)
+        if containers > MAX_DEPTH:
+            require_shallow(content)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
+    return content
 
 
 def expect_object(content: Any) -> dict[str, Any]:

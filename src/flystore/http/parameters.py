@@ -5,8 +5,20 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from flystore.model.errors import InvalidRequest
-from flystore.model.queries import Query, SortKey, parse_filters
+from flystore.model.errors import InvalidRequest, TooLarge
+from flystore.model.queries import (
+    AccessTags,
+    FullText,
+    In,
+    KeysFilter,
+    Like,
+    NotIn,
+    Query,
+    SortKey,
+    Specs,
+    parse_filters,
+)
+from flystore.service import Limits
 
 DEFAULT_PAGE, LARGEST_PAGE = 100, 300
 _SORT = re.compile(r"^[+-]?[A-Za-z0-9_.]*$")
@@ -81,7 +93,35 @@ def page_request(request: Request) -> PageRequest:
     limit = integer(request, "page[limit]", DEFAULT_PAGE, most=LARGEST_PAGE)
     assert limit is not None
     queries = tuple(parse_filters(request.query_params.multi_items()))
-    return PageRequest(queries, sort_keys(request), offset, cursor, limit)
+    sort = sort_keys(request)
+    _require_few(request, queries, sort)
+    return PageRequest(queries, sort, offset, cursor, limit)
+
+
+def _require_few(request: Request, queries: tuple[Query, ...], sort: tuple[SortKey, ...]) -> None:
+    """Refuse a question that would take a database longer than anybody waits, or that it cannot parse."""
+    limits: Limits = request.app.state.limits
+    terms, values = len(queries) + len(sort) + len(request.query_params.getlist("metadata")), 0
+    for query in queries:
+        match query:
+            case FullText():
+                terms += len(query.words)
+            case Specs():
+                terms += len(query.include) + len(query.exclude)
+            case In() | NotIn():
+                values += len(query.value)
+            case KeysFilter():
+                values += len(query.keys)
+            case AccessTags():
+                values += len(query.tags)
+            case Like():
+                terms += len(query.pieces)
+    for found, limit, what in (
+        (terms, limits.query_terms, "filters, words, specs, sort keys and metadata keys"),
+        (values, limits.query_values, "values in the lists of its filters"),
+    ):
+        if found > limit:
+            raise TooLarge(f"this question has {found} {what}; this service answers {limit} at once", limit=limit)
 
 
 def sort_keys(request: Request) -> tuple[SortKey, ...]:

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 from starlette.requests import Request
 
 from flystore.model.errors import InvalidRequest
 from flystore.model.structures import DataSource, Family
 from flystore.service import Entry
+
+from .selection import Selection
 
 FIELDS = frozenset(
     {
@@ -117,7 +118,9 @@ class Rendering:
         self.fields = wanted_fields(query.getlist("fields"))
         self.with_links = not _flag(query.get("omit_links"))
         self.with_sources = _flag(query.get("include_data_sources")) or "data_sources" in query.getlist("fields")
-        self.select = _selection(query.get("select_metadata"))
+        expression = query.get("select_metadata")
+        steps = request.app.state.limits.selection_steps
+        self.select = None if expression is None else Selection(expression, steps)
 
     @property
     def keys_only(self) -> bool:
@@ -189,27 +192,3 @@ def _flag(value: str | None) -> bool:
     if value.lower() in ("true", "1"):
         return True
     raise InvalidRequest(f"{value!r} is neither true nor false")
-
-
-def _selection(expression: str | None) -> Any:
-    """Return a function that applies a JMESPath expression, or None if there is none."""
-    if expression is None:
-        return None
-    import jmespath  # only this parameter needs it
-
-    if expression.strip() == "false":
-        return lambda metadata: None
-    try:
-        compiled = jmespath.compile(expression)
-    except (ValueError, RecursionError) as error:  # what jmespath raises is a ValueError
-        raise InvalidRequest(f"select_metadata is no JMESPath expression: {error}", status=400) from error
-
-    def select(metadata: dict[str, Any]) -> Any:
-        try:
-            found = compiled.search(metadata)
-            msgspec.json.encode(found)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidRequest(f"select_metadata cannot be applied: {error}", status=400) from error
-        return found
-
-    return select

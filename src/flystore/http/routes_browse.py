@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flystore.catalog import Snapshot
 from flystore.model.errors import InvalidRequest
 from flystore.model.structures import Family
 from flystore.service import Entry, Service
@@ -75,19 +76,19 @@ async def metadata(request: Request) -> Response:
     with_root = flag(request, "root_path", False)
 
     def work() -> Any:
-        entry = service.browse.entry(path_of(request))
-        return _resource(service, rendering, entry)
+        with service.browse.moment() as moment:
+            return _resource(service, rendering, service.browse.entry(path_of(request), moment), moment)
 
     data = await run_in_threadpool(work)
     meta = {"root_path": request.scope.get("root_path", "") + "/api"} if with_root else {}
     return record(request, {"data": data, "error": None, "links": None, "meta": meta})
 
 
-def _resource(service: Service, rendering: Rendering, entry: Entry) -> dict[str, Any]:
+def _resource(service: Service, rendering: Rendering, entry: Entry, moment: Snapshot) -> dict[str, Any]:
     count = None
     if entry.family is Family.CONTAINER and rendering.fields & {"structure", "count"}:
-        count = service.browse.count(entry, ())
-    sources = service.browse.data_sources(entry) if rendering.with_sources else None
+        count = service.browse.count(entry, (), moment)
+    sources = service.browse.data_sources(entry, moment) if rendering.with_sources else None
     return rendering.resource(entry, count=count, sources=sources)
 
 
@@ -99,16 +100,23 @@ async def search(request: Request) -> Response:
     rendering = Rendering(request)
 
     def work() -> tuple[list[Any], int, dict[str, int]]:
-        entry = service.browse.container(path_of(request))
-        if count_only:
-            return [], service.browse.count(entry, wanted.queries), {}
-        page = service.browse.children(
-            entry, wanted.queries, wanted.sort, limit=wanted.limit, offset=wanted.offset, cursor=wanted.cursor
-        )
-        if rendering.keys_only:
-            data = [rendering.resource(child) for child in page.entries]
-        else:
-            data = [_resource(service, rendering, child) for child in page.entries]
+        with service.browse.moment() as moment:
+            entry = service.browse.container(path_of(request), moment)
+            if count_only:
+                return [], service.browse.count(entry, wanted.queries, moment), {}
+            page = service.browse.children(
+                entry,
+                wanted.queries,
+                wanted.sort,
+                limit=wanted.limit,
+                offset=wanted.offset,
+                cursor=wanted.cursor,
+                moment=moment,
+            )
+            if rendering.keys_only:
+                data = [rendering.resource(child) for child in page.entries]
+            else:
+                data = [_resource(service, rendering, child, moment) for child in page.entries]
         if page.next_cursor is not None and wanted.offset is None:
             return data, page.count, {"page[cursor]": page.next_cursor}
         return data, page.count, {} if page.next_offset is None else {"page[offset]": page.next_offset}
@@ -156,7 +164,15 @@ async def distinct(request: Request) -> Response:
     counts = flag(request, "counts", False)
 
     def work() -> dict[str, Any]:
-        entry = service.browse.container(path_of(request))
-        return service.browse.distinct(entry, wanted.queries, keys=keys, families=families, specs=specs, counts=counts)
+        with service.browse.moment() as moment:
+            return service.browse.distinct(
+                service.browse.container(path_of(request), moment),
+                wanted.queries,
+                keys=keys,
+                families=families,
+                specs=specs,
+                counts=counts,
+                moment=moment,
+            )
 
     return record(request, await run_in_threadpool(work))

@@ -36,7 +36,7 @@ import datetime
 import math
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -103,8 +103,13 @@ def _require_shallow(value: Any, data: bytes | bytearray | memoryview) -> None:
     # Each container costs one byte that can begin one, and counting bytes is cheaper than walking.
     if len(data) - len(bytes(data).translate(None, _CONTAINER_HEADS)) <= _MAX_DECODED_DEPTH:
         return
+    require_shallow(value, _MAX_DECODED_DEPTH)
+
+
+def require_shallow(value: Any, most: int = MAX_DEPTH) -> None:
+    """Raise ValueError if containers nest deeper than `most`."""
     level = [[value]]
-    for _ in range(_MAX_DECODED_DEPTH):
+    for _ in range(most):
         level = [
             child
             for node in level
@@ -113,7 +118,56 @@ def _require_shallow(value: Any, data: bytes | bytearray | memoryview) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"containers nest deeper than {_MAX_DECODED_DEPTH}")
+    raise ValueError(f"containers nest deeper than {most}")
+
+
+def decoded_size(parts: Sequence[bytes | bytearray | memoryview], enough: int, most: int) -> int:
+    """Return about how many bytes of memory msgpack encodings take decoded, or more than that.
+
+    One byte of encoding can become 64 bytes of memory, while the bytes of an image stay as many as they are.
+
+    Parameters
+    ----------
+    parts : sequence of bytes-like
+    enough : int
+        If it cannot be more than this, the values are not counted, which takes time.
+    most : int
+        Beyond this, counting ends.
+    """
+    length = sum(map(len, parts))
+    if length * _PER_CONTAINER <= enough:
+        return length * _PER_CONTAINER
+    size = length
+    for part in parts:
+        if size > most:
+            break
+        size += _counted(memoryview(part), most)
+    return size
+
+
+def _counted(view: memoryview, most: int) -> int:
+    """Walk over the values; strings and binary are stepped over. What is cut or nonsense ends the walk."""
+    at, size, end = 0, 0, len(view)
+    while at < end and size <= most:
+        head = view[at]
+        at += 1
+        size += _PER_VALUE
+        if head in _CONTAINER_HEADS:
+            size += _PER_CONTAINER - _PER_VALUE
+        if 0xA0 <= head < 0xC0:
+            at += head & 0x1F
+        elif head in _LENGTHS:
+            width, extra, skips = _LENGTHS[head]
+            if skips:
+                length = int.from_bytes(view[at : at + width], "big")
+                code = view[at + width] if extra and at + width < end else 0
+                # Within an extension type there may be values again.
+                at += width + extra + (0 if code in _NESTING else length)
+            else:
+                at += width
+        elif head in _FIXED_EXTENSIONS:
+            at += 1 if at < end and view[at] in _NESTING else 1 + _FIXED_EXTENSIONS[head]
+    return size
 
 
 def prepare(value: Any, careful: bool = False, depth: int = 0) -> Any:
@@ -473,3 +527,18 @@ _UNPACKERS: list[Unpack] = [
 ]
 _CONTAINERS = frozenset({list, dict, tuple, set, frozenset})
 _CONTAINER_HEADS = bytes([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)])
+
+_PER_VALUE, _PER_CONTAINER = 40, 72
+
+# Head byte -> bytes of its number, bytes after that before the content, and whether that many bytes of content follow.
+_LENGTHS = {
+    0xC4: (1, 0, True), 0xC5: (2, 0, True), 0xC6: (4, 0, True),
+    0xC7: (1, 1, True), 0xC8: (2, 1, True), 0xC9: (4, 1, True),
+    0xCA: (4, 0, False), 0xCB: (8, 0, False),
+    0xCC: (1, 0, False), 0xCD: (2, 0, False), 0xCE: (4, 0, False), 0xCF: (8, 0, False),
+    0xD0: (1, 0, False), 0xD1: (2, 0, False), 0xD2: (4, 0, False), 0xD3: (8, 0, False),
+    0xD9: (1, 0, True), 0xDA: (2, 0, True), 0xDB: (4, 0, True),
+    0xDC: (2, 0, False), 0xDD: (4, 0, False), 0xDE: (2, 0, False), 0xDF: (4, 0, False),
+}  # fmt: skip
+_FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
+_NESTING = frozenset({_NDARRAY, _TUPLE, 4, 5, _MAPPING, _OPAQUE, _OBJECTS, _MASKED})

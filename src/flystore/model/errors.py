@@ -17,9 +17,13 @@ FlystoreError
 │   └── OutsideRoots                         the operator did not name this place
 ├── Unreadable                               the bytes are there but make no sense, or not yet
 │   ├── Truncated                            the file ends before what was announced
+│   ├── Changed                              the file is another one than was observed
+│   ├── NoAccess                             let the service's user read the file
 │   └── NotReady                             try again in a moment
 ├── Unavailable                              try again later
-│   └── DeadlineExceeded (also TimeoutError) wait longer, or look why
+│   ├── DeadlineExceeded (also TimeoutError) wait longer, or look why
+│   ├── DiskFull                             free space on the service's host
+│   └── SyncFailed                           look at the disk, then restart the service
 ├── JournalFull         (also OSError)       free space on the acquisition host
 ├── Misconfigured                            the operator mends the start command
 └── Damaged                                  stored bytes are wrong; tell the operator
@@ -162,6 +166,18 @@ class Truncated(Unreadable):
     kind = "truncated"
 
 
+class Changed(Unreadable):
+    """A file is not the one that was observed when its run ended; what it holds now is not served in its place."""
+
+    kind = "changed"
+
+
+class NoAccess(Unreadable):
+    """The file is there, and the user that the service runs as may not read it."""
+
+    kind = "no-access"
+
+
 class NotReady(Unreadable):
     """The data is still being written; try again in a moment."""
 
@@ -178,6 +194,18 @@ class DeadlineExceeded(Unavailable, TimeoutError):
     """The wait ended before what was waited for happened."""
 
     kind = "deadline-exceeded"
+
+
+class DiskFull(Unavailable):
+    """The service's disk is full: nothing of the request was stored, reads go on; it mends itself with space."""
+
+    kind = "disk-full"
+
+
+class SyncFailed(Unavailable):
+    """The service's disk failed a write, and nothing is stored until the service is restarted; reads go on."""
+
+    kind = "sync-failed"
 
 
 class JournalFull(FlystoreError, OSError):

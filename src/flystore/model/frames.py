@@ -21,7 +21,7 @@ of values. An event that does not fit (an extra field, keys that are no strings)
 
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -40,6 +40,7 @@ MAX_TEMPLATES = 256
 """Per run; a run whose events differ more than that goes on verbatim, so state stays small."""
 
 _DOCUMENT, _TEMPLATE, _ROW = 0, 1, 2
+_COUNTS = {bytes((0x90 + members, kind)): int(kind != _TEMPLATE) for members in range(16) for kind in range(_ROW + 1)}
 _FIELDS = frozenset({"uid", "descriptor", "seq_num", "time", "data", "timestamps", "filled"})
 _NEEDED = _FIELDS - {"filled"}
 
@@ -49,6 +50,23 @@ FRAMES_MIMETYPE = "application/x-flystore-frames"
 def frame(payload: bytes) -> bytes:
     """Return `payload`, which must not be empty, with its length and checksum in front."""
     return HEADER.pack(len(payload), google_crc32c.value(payload)) + payload
+
+
+def framed(payloads: Sequence[bytes]) -> tuple[bytes, int]:
+    """Return the frames of payloads one after another, and how many of them are documents.
+
+    Raises
+    ------
+    InvalidRequest
+        If one of them begins like no payload.
+    """
+    pieces: list[bytes] = []
+    documents = 0
+    for payload in payloads:
+        count = _COUNTS.get(payload[:2])
+        documents += is_document(payload) if count is None else count
+        pieces += (HEADER.pack(len(payload), google_crc32c.value(payload)), payload)
+    return b"".join(pieces), documents
 
 
 class Scan(NamedTuple):
@@ -143,38 +161,65 @@ class _Template(NamedTuple):
     filled: tuple[str, ...] | None
 
 
+_Shape = tuple[int, list[str], list[str], list[str], list[str] | None]
+"""Id and names of a template, as lists: what a document's keys are compared with at each event."""
+
+
 class FrameEncoder:
     """Turns the documents of one run into payloads; remembers the templates it made."""
 
     def __init__(self) -> None:
-        self._templates: dict[str, _Template] = {}
+        self._shapes: dict[str, _Shape] = {}
         self._made: dict[_Template, _Template] = {}
 
     def encode(self, name: str, doc: Mapping[str, Any]) -> list[bytes]:
         """Return the payloads of one document: itself, or a new template and itself. Never refuses."""
         if name == "event":
-            encoded = self._encode_event(doc)
+            encoded = self._encode_like_the_last(doc) or self._encode_event(doc)
             if encoded is not None:
                 return encoded
         return [encode([_DOCUMENT, name, doc])]
 
+    def _encode_like_the_last(self, doc: Mapping[str, Any]) -> list[bytes] | None:
+        """Return the event as a row if its shape is that of the last of its descriptor; else None.
+
+        A plan waits for this at each event, so the usual case is one function without calls.
+        """
+        try:
+            number, keys, columns, stamped, marked = self._shapes[doc["descriptor"]]
+            data, timestamps, filled = doc["data"], doc["timestamps"], doc.get("filled")
+            uid, seq_num, time = doc["uid"], doc["seq_num"], doc["time"]
+            if (
+                [*doc] != keys
+                or [*data] != columns
+                or [*timestamps] != stamped
+                or (None if filled is None else [*filled]) != marked
+                or type(uid) is not str
+                or type(seq_num) is not int
+                or type(time) is not float
+            ):
+                return None
+            row = [
+                _ROW,
+                number,
+                uid,
+                seq_num,
+                time,
+                [*data.values()] if _PLAIN.issuperset(map(type, data.values())) else _values(data),
+                [*timestamps.values()] if _PLAIN.issuperset(map(type, timestamps.values())) else _values(timestamps),
+                None if filled is None else [] if not filled else _values(filled),
+            ]
+            return [_PACK(row)]
+        except (KeyError, AttributeError, TypeError, OverflowError, UnicodeEncodeError):
+            return None
+
     def _encode_event(self, doc: Mapping[str, Any]) -> list[bytes] | None:
-        """Return the event as a row, or None if it does not fit one."""
+        """Return the event as a row, with its template if that is new, or None if it does not fit one."""
         try:
             data, timestamps, filled = doc["data"], doc["timestamps"], doc.get("filled")
-            template = self._templates.get(doc["descriptor"])
-            if (
-                template is None
-                or tuple(doc) != template.keys
-                or tuple(data) != template.data
-                or tuple(timestamps) != template.timestamps
-                or (None if filled is None else tuple(filled)) != template.filled
-            ):
-                template, new = self._template_for(doc)
-                if template is None:
-                    return None
-            else:
-                new = None
+            template, new = self._template_for(doc)
+            if template is None:
+                return None
             row = [
                 _ROW,
                 template.id,
@@ -191,7 +236,13 @@ class FrameEncoder:
         except (KeyError, AttributeError, TypeError, OverflowError, UnicodeEncodeError):
             # Whatever is odd about it, verbatim holds it; the projection says what is odd.
             return None
-        self._templates[template.descriptor] = template
+        self._shapes[template.descriptor] = (
+            template.id,
+            list(template.keys),
+            list(template.data),
+            list(template.timestamps),
+            None if template.filled is None else list(template.filled),
+        )
         if new is None:
             return [payload]
         # Only now: a template that is not sent must not be referred to later.

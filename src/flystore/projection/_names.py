@@ -3,7 +3,8 @@ r"""From the names in documents to path segments and columns. This is on-disk la
 Most names stay as they are. The others:
 
 1. *Escaping* (`segment`), for any name. ``~``, ``/``, ``\``, ``%``, ``?``, ``#`` and control characters become
-   ``~XX``, two upper-case hexadecimal digits for each byte of their UTF-8 form. The names ``.`` and ``..``
+   ``~XX``, two upper-case hexadecimal digits for each byte of their UTF-8 form. So does U+10FFFF at the beginning:
+   the catalogue takes no key that sorts after all others. The names ``.`` and ``..``
    become ``~2E`` and ``~2E~2E``; the empty name becomes ``~``.
 2. *Reserved* data keys: ``time`` becomes ``time_`` and ``seq_num`` becomes ``seq_num_``, as TiledWriter has it.
 3. *Collisions* (`claim`), among the data keys of one stream. A data key ``x`` claims the names ``x`` and
@@ -18,7 +19,7 @@ import re
 
 RESERVED = {"time": "time_", "seq_num": "seq_num_"}
 CLAIMED = frozenset({"seq_num", "time", "internal"})
-_UNSAFE = re.compile(r"[~/\\%?#\x00-\x1f\x7f\ud800-\udfff]")
+_UNSAFE = re.compile(r"[~/\\%?#\x00-\x1f\x7f\ud800-\udfff]|\A\U0010ffff")
 _ESCAPE = re.compile(rb"~([0-9A-F]{2})")
 _TABLE_PART = re.compile(r"internal_[0-9]+")
 

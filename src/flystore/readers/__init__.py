@@ -6,6 +6,7 @@ files included; they are never mapped into memory and never changed. What was no
 read, is an error in words and never fill values.
 """
 
+from ._h5file import without_plugins
 from ._reader import EventReader, open_reader
 from ._registered import ArrayProbe, ArrayReader, open_registered
 from ._registry import OPENERS, is_readable
@@ -26,4 +27,5 @@ __all__ = [
     "is_readable",
     "open_reader",
     "open_registered",
+    "without_plugins",
 ]

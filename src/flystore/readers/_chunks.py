@@ -15,8 +15,10 @@ import numpy as np
 
 from ._gather import as_range, as_slice
 
-_THREADS = max(1, min(4, os.cpu_count() or 1))
-_WORTH_THREADS = 2**20
+THREADS = max(1, min(4, os.cpu_count() or 1))
+"""Most jobs that `run_all` does at once."""
+
+_WORTHTHREADS = 2**20
 _WORTH_A_JOB = 2**15
 """Decoded bytes, of all jobs and of each, above which threads pay for being started and for taking turns."""
 
@@ -114,12 +116,12 @@ def _cut_rows(rows: np.ndarray, n: int) -> Iterator[tuple[int, "range | np.ndarr
 
 def run_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
     """Run jobs, in threads where there is enough to do; the first error ends them all."""
-    if _THREADS == 1 or len(jobs) < 2 or nbytes < max(_WORTH_THREADS, _WORTH_A_JOB * len(jobs)):
+    if THREADS == 1 or len(jobs) < 2 or nbytes < max(_WORTHTHREADS, _WORTH_A_JOB * len(jobs)):
         for job in jobs:
             job()
         return
     # Strides interleave the jobs, so that threads read neighbouring parts of the file at one time.
-    shares = [jobs[i::_THREADS] for i in range(min(_THREADS, len(jobs)))]
+    shares = [jobs[i::THREADS] for i in range(min(THREADS, len(jobs)))]
     failed: list[BaseException] = []
 
     def work(share: Sequence[Callable[[], None]]) -> None:

@@ -5,7 +5,7 @@ are read in one call; a sparse part is read in pieces, so a small region of a hu
 amount of memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ _WHOLE_SPAN = 2**18
 
 _LARGEST_SPAN = 2**23
 """Most bytes of scratch memory for one piece."""
+
+_PART = 2**18
 
 _DENSE = 2
 """A span is read whole while it is at most this many times what is needed."""
@@ -91,6 +93,16 @@ def ranges_of(flags: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Return the ``[start, stop)`` ranges in which a bool array is True."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8)))
     return tuple((int(a), int(b)) for a, b in edges.reshape(-1, 2))
+
+
+def in_parts(check: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
+    """Return what `check` says of the numbers below `count`, (count,) bool, asked for in parts that take little memory.
+
+    A file of a few bytes can declare as many rows as it likes.
+    """
+    starts = range(0, count, _PART)
+    parts = [check(np.arange(start, min(start + _PART, count), dtype=np.int64)) for start in starts]
+    return np.concatenate(parts) if parts else np.zeros(0, bool)
 
 
 def some(rows: np.ndarray) -> str:

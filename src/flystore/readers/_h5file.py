@@ -96,6 +96,16 @@ class _Stream(FileStream):
         return n
 
 
+def without_plugins() -> None:
+    """Have HDF5 load no filter from any place, in this process: for a service, not for somebody's own session.
+
+    Filters that are not known are refused before HDF5 sees them; this is the second wall.
+    """
+    with H5_LOCK:
+        while h5py.h5pl.size():
+            h5py.h5pl.remove(0)
+
+
 def _not_closed(file: OpenedFile) -> Unreadable:
     if is_settling(file):
         return NotReady(

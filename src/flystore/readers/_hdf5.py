@@ -15,12 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from flystore.model.errors import NotReady, OutsideRoots, Truncated, Unreadable, Unsupported
-from flystore.storage import OpenedFile, Roots, require_below
+from flystore.model.errors import NotReady, OutsideRoots, TooLarge, Truncated, Unavailable, Unreadable, Unsupported
+from flystore.storage import OpenedFile, Roots, held, require_below, reserve
 
-from ._chunks import Piece, pieces, run_all
-from ._filters import BY_HDF5, NAMES, BadChunk, Filter, decode, is_planned
-from ._gather import c_strides, gather, some
+from ._chunks import THREADS, Piece, pieces, run_all
+from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, is_planned
+from ._gather import as_range, c_strides, gather, some
 from ._h5file import is_settling, open_linked, with_dataset
 from ._source import RowSource
 from ._virtual import Mapping, VirtualRows, mappings_of
@@ -32,6 +32,7 @@ _BOX_BYTES = 2**20
 """Size aimed at for the parts in which contiguous data is read."""
 
 _DRAIN = 2**16
+_CHUNK_ENTRY = 128  # bytes of one chunk's place, while the map is sorted
 _BATCH = 2**14
 _MERGED_BYTES = 2**21
 _NESTED = 4
@@ -200,16 +201,26 @@ def _map_chunks(dataset: h5py.Dataset, layout: Layout, name: str) -> ChunkMap:
         sizes = np.array([info.size for info in waiting], np.int64)
         masks = np.array([info.filter_mask for info in waiting], np.int64)
         keys = np.ravel_multi_index(tuple(at[inside].T), layout.grid)
+        reserve(_CHUNK_ENTRY * len(waiting), f"the chunk index of {name}")
         columns.append((keys, offsets[inside], sizes[inside], masks[inside]))
         waiting.clear()
 
-    def take(info: Any) -> None:
+    refused: list[TooLarge | Unavailable] = []
+
+    def take(info: Any) -> bool | None:
         waiting.append(info)
         if len(waiting) == _DRAIN:
-            drain()
+            try:
+                drain()
+            except (TooLarge, Unavailable) as error:  # HDF5 would go on to the last chunk all the same
+                refused.append(error)
+                return True
+        return None
 
     if 0 not in layout.grid and dataset.id.get_storage_size():
         dataset.id.chunk_iter(take)
+    if refused:
+        raise refused[0]
     if waiting:
         drain()
     if not columns:
@@ -270,6 +281,7 @@ class Hdf5Rows:
         self.dtype = layout.dtype
         self.chunks: tuple[int, ...] | None = layout.box if layout.kind == "chunked" else None
         self.unverified = layout.unverified
+        self.checksummed = layout.kind == "chunked" and any(f.number == FLETCHER32 for f in layout.filters)
         self.fingerprint: tuple[int, ...] = file.fingerprint
         if owner is not file:
             self.fingerprint += owner.fingerprint
@@ -312,15 +324,19 @@ class Hdf5Rows:
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         layout = self._layout
+        working = 0
         if layout.filters or layout.kind == "compact" or not layout.raw:
             nbytes = layout.dtype.itemsize * math.prod(layout.box)
             require_below(nbytes, limit_bytes, f"one chunk of {self.name}")
+            # As stored, between two filters and decoded, in each thread.
+            working = 3 * nbytes * min(THREADS, math.prod(layout.grid))
         if layout.kind == "contiguous":
             self._require_long_enough(rows)
         out = np.empty((len(rows), *map(len, rest)), layout.dtype)
         waiting = pieces(rows, rest, layout.box)
-        while batch := list(itertools.islice(waiting, _BATCH)):
-            self._read_batch(rows, batch, out)
+        with held(working, f"a few chunks of {self.name}"):
+            while batch := list(itertools.islice(waiting, _BATCH)):
+                self._read_batch(rows, batch, out)
         return out
 
     def _require_long_enough(self, rows: np.ndarray) -> None:
@@ -439,6 +455,12 @@ class Hdf5Rows:
             return
         # Rows in no order, or repeated: each run of neighbours is read once and dealt out.
         wanted, dealt = np.unique(np.asarray(part.rows), return_inverse=True)
+        even = as_range(wanted)
+        if even is not None:  # backwards, most often
+            between = np.empty((len(wanted), *part.shape[1:]), self.dtype)
+            gather(self._owner, offset, strides, (even, *part.rest), between)
+            out[part.target] = between[dealt]
+            return
         edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
         between = np.empty((len(wanted), *part.shape[1:]), self.dtype)
         for start, stop in itertools.pairwise(edges):

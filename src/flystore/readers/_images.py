@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 
 from flystore.model.errors import FlystoreError, TooLarge, Truncated, Unreadable, Unsupported
-from flystore.storage import OpenedFile, require_below
+from flystore.storage import OpenedFile, held, require_below
 
 from ._gather import cross
 
@@ -62,8 +62,12 @@ class TiffRows:
         return np.array([_end_of(self._page(int(row))) > size for row in rows], bool)
 
     def _page(self, number: int) -> Any:
-        page = self._tiff.pages[number]
-        return page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+        try:
+            page = self._tiff.pages[number]
+            return page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+        # Pages are found one by one, and tifffile meets damaged bytes with whatever exception they cause.
+        except Exception as error:
+            raise Unreadable(f"{self.name}, page {number} cannot be read: {error}", uri=self.name) from error
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         if not self._paged:
@@ -87,7 +91,9 @@ class TiffRows:
             end, size = _end_of(page), self._file.current_size()
             if end > size:
                 raise Truncated(f"{where}: the file ends at byte {size}, the page at {end}", announced=end, found=size)
-            return page.asarray(maxworkers=1)
+            # As stored, as decoded, and as put together.
+            with held(3 * math.prod(page.shape) * self.dtype.itemsize, where):
+                return page.asarray(maxworkers=1)
         except FlystoreError:
             raise
         # The codec of a page meets damaged bytes with whatever exception they cause.
@@ -144,7 +150,8 @@ class JpegRows:
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         require_below(math.prod(self.shape), limit_bytes, self.name)
         try:
-            values = np.asarray(self._image)
+            with held(3 * math.prod(self.shape), self.name):
+                values = np.asarray(self._image)
         except OSError as error:
             if "truncated" in str(error):
                 raise Truncated(f"{self.name} ends too early: {error}") from error

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from flystore.model.errors import Truncated, Unreadable, Unsupported
-from flystore.storage import OpenedFile, require_below
+from flystore.storage import OpenedFile, held, require_below
 
 from ._gather import as_range, c_strides, cross, gather
 
@@ -53,7 +53,8 @@ class NpyRows:
                 unit="rows",
             )
         if self._fortran:
-            return self._read_whole(limit_bytes)[cross(rows, *rest)]
+            with held(self.dtype.itemsize * math.prod(self.shape) * 2, self.name):
+                return self._read_whole(limit_bytes)[cross(rows, *rest)]
         out = np.empty((len(rows), *map(len, rest)), self.dtype)
         strides = c_strides(self.shape, self.dtype.itemsize)
         along = as_range(rows)

@@ -7,15 +7,15 @@ from typing import Self
 
 import numpy as np
 
-from flystore.model.errors import FlystoreError, InvalidRequest, MissingAsset, OutsideRoots
+from flystore.model.errors import FlystoreError, InvalidRequest, MissingAsset, NoAccess, OutsideRoots
 from flystore.model.slices import Item, normalise, result_shape
 from flystore.storage import Roots, require_below
 
 from ._events import Events, mismatch
-from ._gather import ranges_of
+from ._gather import in_parts, ranges_of
 from ._registry import open_rows
 from ._sequence import NumberedNames, SequenceRows
-from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
+from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource, is_checksummed
 
 _OPEN_AT_ONCE = 64
 
@@ -54,6 +54,10 @@ class EventReader:
     def probe(self) -> Probe:
         """Return how far each resource can be read now. Never raises for what is wrong with a file."""
         return Probe(tuple(self._probe(number) for number in range(len(self.files.resources))))
+
+    def fingerprint(self, resource: int) -> tuple[int, ...]:
+        """Return what a resource's files were like when they were opened; as in `ResourceProbe`."""
+        return self._events(resource).source.fingerprint
 
     def present(self, resource: int, rows: np.ndarray) -> np.ndarray:
         """Return which events were written.
@@ -183,14 +187,16 @@ def status_of(error: FlystoreError) -> str:
         return "outside-roots"
     if isinstance(error, MissingAsset):
         return "missing"
+    if isinstance(error, NoAccess):
+        return "no-access"
     return "mismatch" if error.facts.get("reason") == "mismatch" else "unreadable"
 
 
 def _found(events: Events) -> ResourceProbe:
     source = events.source
-    numbers = np.arange(min(events.count, MOST_PROBED))
-    holes = ranges_of(~events.present(numbers))
-    truncated = ranges_of(events.truncated(numbers))
+    looked_at = min(events.count, MOST_PROBED)
+    holes = ranges_of(~in_parts(events.present, looked_at))
+    truncated = ranges_of(in_parts(events.truncated, looked_at))
     why = None
     if truncated:
         why = f"{source.name}: the file ends before the bytes of {sum(b - a for a, b in truncated)} events"
@@ -203,6 +209,7 @@ def _found(events: Events) -> ResourceProbe:
         holes=holes,
         truncated=truncated,
         unverified=source.unverified,
+        checksummed=is_checksummed(source),
         shape=source.shape,
         dtype=str(source.dtype),
         chunks=source.chunks,

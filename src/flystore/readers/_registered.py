@@ -19,10 +19,11 @@ from flystore.model.structures import ArrayStructure, DataSource
 from flystore.storage import Roots, require_below
 
 from ._events import Events, mismatch, require_dtype
+from ._gather import in_parts
 from ._reader import MOST_PROBED, status_of
 from ._registry import is_sequence, open_rows
 from ._sequence import ListedNames, SequenceRows
-from ._source import RowSource
+from ._source import RowSource, is_checksummed
 
 _OPEN_AT_ONCE = 64
 
@@ -32,7 +33,7 @@ class ArrayProbe(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    status, why, kind, fingerprint, modified_ns
+    status, why, kind, checksummed, fingerprint, modified_ns
         As in `ResourceProbe`.
     rows : int
         Entries of the structure's first axis that can be read from the beginning without a break; at most as
@@ -46,6 +47,7 @@ class ArrayProbe(msgspec.Struct, frozen=True):
     kind: str | None = None
     rows: int = 0
     found: tuple[int, ...] | None = None
+    checksummed: bool = False
     fingerprint: tuple[int, ...] | None = None
     modified_ns: int | None = None
 
@@ -125,6 +127,10 @@ class ArrayReader:
         values = self._entries(source, indices, normal[1:], limit_bytes)
         return np.ascontiguousarray(values).reshape(wanted)
 
+    def fingerprint(self) -> tuple[int, ...]:
+        """Return what the files were like when they were opened; as in `ArrayProbe`."""
+        return self._joined().fingerprint
+
     def _entries(self, source: RowSource, indices: range, inner: Sequence[Item], limit_bytes: int | None) -> np.ndarray:
         item = self.structure.shape[1:]
         row = math.prod(source.shape[1:])
@@ -174,9 +180,9 @@ class ArrayReader:
     def _found(self, source: RowSource, count: int) -> ArrayProbe:
         announced = self.structure.shape[0] if self.structure.shape else 1
         item, row = math.prod(self.structure.shape[1:]), max(1, math.prod(source.shape[1:]))
-        rows = np.arange(min(source.shape[0], -(-announced * item // row), MOST_PROBED))
-        good = source.present(rows) & ~source.truncated(rows)
-        unbroken = len(rows) if good.all() else int(np.argmin(good))
+        rows = min(source.shape[0], -(-announced * item // row), MOST_PROBED)
+        good = in_parts(lambda some: source.present(some) & ~source.truncated(some), rows)
+        unbroken = rows if good.all() else int(np.argmin(good))
         readable = min(count, unbroken * row // item) if item else count
         why = None
         if readable < announced:
@@ -185,6 +191,7 @@ class ArrayReader:
             "ok",
             why=why,
             rows=min(readable, announced),
+            checksummed=is_checksummed(source),
             found=source.shape,
             fingerprint=source.fingerprint,
             modified_ns=source.modified_ns,

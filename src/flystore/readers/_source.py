@@ -72,7 +72,7 @@ class ResourceProbe(msgspec.Struct, frozen=True):
     Attributes
     ----------
     status : str
-        ``ok``, ``missing``, ``unreadable``, ``outside-roots`` or ``mismatch``.
+        ``ok``, ``missing``, ``no-access``, ``unreadable``, ``outside-roots`` or ``mismatch``.
     why : str or None
         A sentence for people where not everything is well.
     kind : str or None
@@ -86,6 +86,8 @@ class ResourceProbe(msgspec.Struct, frozen=True):
         Ranges of events whose bytes lie beyond the end of the file.
     unverified : bool
         True where the format cannot tell a row that was written from one that was not.
+    checksummed : bool
+        True where all values carry checksums, which reading checks (HDF5 chunks with fletcher32).
     shape, dtype, chunks
         Of the dataset as the file has it; of a sequence, (files, *shape of a file); None if unknown.
     fingerprint : tuple of int or None
@@ -101,6 +103,7 @@ class ResourceProbe(msgspec.Struct, frozen=True):
     holes: tuple[tuple[int, int], ...] = ()
     truncated: tuple[tuple[int, int], ...] = ()
     unverified: bool = False
+    checksummed: bool = False
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     chunks: tuple[int, ...] | None = None
@@ -172,3 +175,8 @@ class RowSource(Protocol):
     def close(self) -> None:
         """Close the files; a second call does nothing."""
         ...
+
+
+def is_checksummed(source: RowSource) -> bool:
+    """Return whether all values of a source carry checksums; few formats have any."""
+    return bool(getattr(source, "checksummed", False))

@@ -8,9 +8,12 @@ import pyarrow as pa
 import pyarrow.csv
 
 from flystore.model.errors import FlystoreError, Unreadable, Unsupported
-from flystore.storage import OpenedFile, require_below
+from flystore.storage import OpenedFile, held, require_below
 
 from ._gather import cross
+
+MAX_FILE_BYTES = 2**28
+"""Text of more than this is no detector's output, and is not parsed even to find out its shape."""
 
 _INFLATION = 16  # a digit and a comma become one or two 8-byte numbers on the way
 
@@ -50,8 +53,10 @@ class CsvRows:
 
     def _loaded(self, limit_bytes: int | None) -> np.ndarray:
         require_below(self._file.size * _INFLATION, limit_bytes, f"{self.name}, which is read whole,")
+        require_below(self._file.size, MAX_FILE_BYTES, f"{self.name}, which is read whole,")
         if self._values is None:
-            self._values = self._load()
+            with held(self._file.size * _INFLATION, self.name):
+                self._values = self._load()
         return self._values
 
     def _load(self) -> np.ndarray:

@@ -1,12 +1,23 @@
 """Reading arrays: whatever a node's data lies in, the same slices give the same values."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from flystore.catalog import Catalog, Node
-from flystore.model.errors import InvalidRequest, NotFound, TooLarge, Truncated, Unsupported
+from flystore.catalog import Catalog
+from flystore.model.errors import (
+    Changed,
+    Damaged,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    TooLarge,
+    Truncated,
+    Unreadable,
+    Unsupported,
+)
 from flystore.model.slices import normalise, result_shape, selected
 from flystore.model.structures import (
     SEGMENT_ARRAY_MIMETYPE,
@@ -17,14 +28,16 @@ from flystore.model.structures import (
 )
 from flystore.projection import ExternalArray, RunState, array_of_column, stream_rows
 from flystore.readers import open_reader, open_registered
-from flystore.storage import ArrayStore, Roots, block_region
+from flystore.storage import ArrayStore, Roots, block_region, reserve
 
 from .browse import Browse, require_family
+from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
+from .chunks import reserve_chunks
 from .columns import column_to_numpy, read_table, series_of_table, stored_pieces
 from .entries import Entry
 from .files import event_files
 from .limits import Limits
-from .observed import as_found, present_map
+from .observed import as_found, found_in, present_map
 from .probing import Prober
 
 Index = slice | int
@@ -75,7 +88,7 @@ class Arrays:
         Unreadable, MissingAsset, OutsideRoots
             If the files cannot be read as announced; says which and why.
         """
-        entry = self._array(path)
+        entry, source = self._array(path)
         structure = ArrayStructure.from_wire(entry.structure)
         if not wanted and expected_shape is not None:
             wanted = _known_rows(structure.shape, expected_shape)
@@ -84,7 +97,7 @@ class Arrays:
         if expected_shape is not None and expected_shape != shape:
             raise self._unexpected(entry, shape, expected_shape)
         self._require_small(path, structure, shape)
-        return as_bytes(self._part(entry, structure, picked, shape))
+        return as_bytes(self._part(entry, source, structure, picked, shape))
 
     def read_block(
         self,
@@ -101,7 +114,7 @@ class Arrays:
         OutOfBounds
             If there is no such block.
         """
-        entry = self._array(path)
+        entry, source = self._array(path)
         structure = ArrayStructure.from_wire(entry.structure)
         region = block_region(structure, block)
         inside = tuple(part.stop - part.start for part in region)
@@ -114,7 +127,7 @@ class Arrays:
             item + part.start if isinstance(item, int) else _shifted(item, part.start)
             for item, part in zip(within, region, strict=True)
         )
-        return as_bytes(self._part(entry, structure, picked, shape))
+        return as_bytes(self._part(entry, source, structure, picked, shape))
 
     def frame_table(self, path: tuple[str, ...]) -> dict[str, Any]:
         """Return which event and which frame each row of an external array is: the frame map's wire form.
@@ -126,25 +139,33 @@ class Arrays:
         NotFound
             If the array is not external, or nobody announced its frames (stock writers send a row count).
         """
-        entry = self._array(path)
-        node = entry.node
-        if node is None or node.external is None:
-            raise NotFound(f"/{'/'.join(path)} has no frame map", path=list(path))
-        external = ExternalArray.from_bytes(node.external)
+        self._array(path)  # files that should be are looked at, which no transaction waits for
         with self._catalog.read() as snapshot:
+            entry = require_family(self._browse.entry(path, snapshot), Family.ARRAY)
+            node = entry.node
+            if node is None or node.external is None:
+                raise NotFound(f"/{'/'.join(path)} has no frame map", path=list(path))
             run = snapshot.run(node.run_uid or "")
+        external = ExternalArray.from_bytes(node.external)
         assert run is not None
         state = RunState.from_bytes(run.state)
         stream = next(stream for stream in state.streams.values() if stream.segment == node.path[1])
         return {**present_map(external, entry.observation).to_wire(), "stream": stream_rows(stream, state.resources)}
 
-    def _array(self, path: tuple[str, ...]) -> Entry:
-        entry = require_family(self._browse.entry(path), Family.ARRAY)
+    def _array(self, path: tuple[str, ...]) -> tuple[Entry, DataSource | None]:
+        """Return an array and where its data lies, which columns do not say; files that should be are looked at."""
+        entry, source = self._found(path)
         assert entry.node is not None
         if entry.column is None and self._prober.looks_stale(entry.node):
             self._prober.look(entry.node)
-            entry = self._browse.entry(path)
-        return entry
+            return self._found(path)
+        return entry, source
+
+    def _found(self, path: tuple[str, ...]) -> tuple[Entry, DataSource | None]:
+        with self._browse.moment() as moment:
+            entry = require_family(self._browse.entry(path, moment), Family.ARRAY)
+            assert entry.node is not None
+            return entry, None if entry.column is not None else moment.data_source(entry.node.id)
 
     def _require_small(self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]) -> None:
         size = math.prod(shape) * structure.numpy_dtype.itemsize
@@ -155,6 +176,8 @@ class Arrays:
                 wanted=size,
                 limit=self._limits.response_bytes,
             )
+        # Twice: what is read, and what is put in order of it.
+        reserve(2 * size, f"this part of /{'/'.join(path)}")
 
     def _unexpected(
         self, entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]
@@ -174,39 +197,99 @@ class Arrays:
         )
 
     def _part(
-        self, entry: Entry, structure: ArrayStructure, picked: tuple[Index, ...], shape: tuple[int, ...]
+        self,
+        entry: Entry,
+        source: DataSource | None,
+        structure: ArrayStructure,
+        picked: tuple[Index, ...],
+        shape: tuple[int, ...],
     ) -> np.ndarray:
         dtype = structure.numpy_dtype
-        if 0 in shape:
-            return np.zeros(shape, dtype)
+        if 0 in shape or dtype.itemsize == 0:
+            return np.zeros(0, np.uint8)  # no bytes; numpy might not be able to make the shape all the same
         node = entry.node
         assert node is not None
-        if entry.column is not None:
-            with self._catalog.read() as snapshot:
-                found = column_to_numpy(read_table(snapshot, node, [entry.column]).column(0))
-            return found[: structure.shape[0]][picked].astype(dtype, copy=False)
-        if node.external is not None:
+        if node.external is not None and entry.column is None:
             return self._external(entry, structure, picked)
-        source = self._source(node)
-        if source.mimetype == SEGMENT_ARRAY_MIMETYPE:
-            return self._segments(node, source, structure)[picked]
-        if source.mimetype == ZARR_MIMETYPE:
-            return self._store.read(str(node.id), structure, picked)
-        announced = ArrayStructure.from_wire(node.structure)
-        with open_registered(source, announced, self._roots) as reader:
-            return reader.read(picked, limit_bytes=self._limits.response_bytes)
-
-    def _source(self, node: Node) -> DataSource:
-        with self._catalog.read() as snapshot:
-            source = snapshot.data_source(node.id)
-        if source is None:
+        if source is None and entry.column is None:
             raise Unsupported(f"/{'/'.join(node.path)} has no data source", status=405)
-        return source
+        if source is None or source.mimetype == SEGMENT_ARRAY_MIMETYPE:
+            known = tuple(slice(0, length) for length in structure.shape)
+            found = self._stored(entry)[known][picked].astype(dtype, copy=False)
+            if found.shape != shape:
+                raise NotReady(f"the rows of /{'/'.join(entry.path)} were replaced while they were read; read again")
+            return found
+        if source.mimetype == ZARR_MIMETYPE:
+            reserve_chunks(structure, entry.path)
+            return self._kept(entry, structure, picked)
+        announced = ArrayStructure.from_wire(node.structure)
+        watched = WatchedRoots(self._roots)
+        self._require_unchanged(entry, {0: None})
+        with open_registered(source, announced, watched) as reader:
+            try:
+                found = reader.read(picked, limit_bytes=self._limits.response_bytes)
+            except Unreadable:
+                self._require_unchanged(entry, watched.fingerprints([asset.data_uri for asset in source.assets]))
+                raise
+            self._require_unchanged(entry, {0: reader.fingerprint()}, watched)
+        return found
 
-    def _segments(self, node: Node, source: DataSource, structure: ArrayStructure) -> np.ndarray:
+    def _require_unchanged(
+        self, entry: Entry, used: Mapping[int, Fingerprint | None], watched: WatchedRoots | None = None
+    ) -> None:
+        """Refuse values of files that are not those observed.
+
+        Parameters
+        ----------
+        used : dict of int to tuple or None
+            Resources, with the fingerprints of the files that were read; None before anything was.
+        watched : WatchedRoots, optional
+            What they were read through.
+        """
+        observed = found_in(entry.observation)
+        settled = settled_at(entry.observation) is not None
+        why = None
+        for number, fingerprint in used.items():
+            known = observed[number] if number < len(observed) else None
+            if known is not None and known.status == CHANGED:
+                why = why or known.why
+            elif known is not None and known.fingerprint is not None and fingerprint is not None:
+                why = why or change(known.fingerprint, fingerprint, settled=settled)
+        if watched is not None:
+            why = why or written_since(entry.observation, watched)
+        if why is not None:
+            path = "/".join(entry.path)
+            raise Changed(
+                f"the files of /{path} are not those that were observed: {why}. Put the old ones back, or take the "
+                f"new ones for right: flystore verify DIR --accept {path}",
+                path=list(entry.path),
+            )
+
+    def _stored(self, entry: Entry) -> np.ndarray:
+        """Return all rows of slow data as they are now, with the structure they have now.
+
+        That may be more, and wider, than when the slice was planned; what was there then is where it was.
+        """
         with self._catalog.read() as snapshot:
-            (pieces,) = stored_pieces(snapshot, series_of_table(node), [source.parameters["column"]])
-        return array_of_column(pieces, structure)
+            now = require_family(self._browse.entry(entry.path, snapshot), Family.ARRAY)
+            assert now.node is not None
+            if now.column is not None:
+                return column_to_numpy(read_table(snapshot, now.node, [now.column]).column(0))
+            source = snapshot.data_source(now.node.id)
+            assert source is not None
+            (pieces,) = stored_pieces(snapshot, series_of_table(now.node), [source.parameters["column"]])
+        return array_of_column(pieces, ArrayStructure.from_wire(now.structure))
+
+    def _kept(self, entry: Entry, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
+        """Read an array that this service keeps."""
+        assert entry.node is not None
+        try:
+            return self._store.read(str(entry.node.id), structure, picked)
+        except Damaged:
+            # Its files go after the transaction that deletes it: what is missing then is the node.
+            if self._browse.entry(entry.path).node != entry.node:
+                raise NotReady(f"/{'/'.join(entry.path)} was replaced while it was read; read again") from None
+            raise
 
     def _external(self, entry: Entry, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
         """Read rows through the frame map: by event, never by position in the files."""
@@ -223,8 +306,17 @@ class Arrays:
         resources, file_rows = external.locate(events)
         inner = (slice(None), *picked[1:]) if joined else picked[1:]
         limit = self._limits.response_bytes
-        with open_reader(event_files(external), self._roots) as reader:
-            found = reader.read(resources, file_rows, inner, limit_bytes=limit)
+        watched = WatchedRoots(self._roots)
+        used = [int(number) for number in np.unique(resources)]
+        self._require_unchanged(entry, dict.fromkeys(used))
+        files = event_files(external)
+        with open_reader(files, watched) as reader:
+            try:
+                found = reader.read(resources, file_rows, inner, limit_bytes=limit)
+            except Unreadable:  # that a file is another one explains more than what is odd about it
+                self._require_unchanged(entry, watched.fingerprints([resource.uri for resource in files.resources]))
+                raise
+            self._require_unchanged(entry, {number: reader.fingerprint(number) for number in used}, watched)
         # Joined along the first axis: an event is several rows of the array.
         found = found[place, chosen % factor] if joined else found[place]
         return found[0] if isinstance(first, int) else found

@@ -6,6 +6,7 @@ unless a node ``streams`` really exists. Columns of a table are entries below it
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -42,7 +43,10 @@ class EntryPage(msgspec.Struct, frozen=True):
 
 
 class Browse:
-    """Reads the catalogue; never opens a file."""
+    """Reads the catalogue; never opens a file.
+
+    What goes into one answer is read in one `moment`, and each call that belongs to it is given that.
+    """
 
     def __init__(self, catalog: Catalog, limits: Limits, clock: Callable[[], float] = time.time) -> None:
         self._catalog = catalog
@@ -57,7 +61,14 @@ class Browse:
             for query in queries
         )
 
-    def entry(self, path: tuple[str, ...]) -> Entry:
+    def moment(self) -> AbstractContextManager[Snapshot]:
+        """Give one state of the catalogue, for calls that must not contradict each other; keep it short."""
+        return self._catalog.read()
+
+    def _within(self, moment: Snapshot | None) -> AbstractContextManager[Snapshot]:
+        return self._catalog.read() if moment is None else nullcontext(moment)
+
+    def entry(self, path: tuple[str, ...], moment: Snapshot | None = None) -> Entry:
         """Return what lies at `path`.
 
         Raises
@@ -65,10 +76,10 @@ class Browse:
         NotFound
             If nothing does.
         """
-        with self._catalog.read() as snapshot:
+        with self._within(moment) as snapshot:
             return self._entry(snapshot, path)
 
-    def container(self, path: tuple[str, ...]) -> Entry:
+    def container(self, path: tuple[str, ...], moment: Snapshot | None = None) -> Entry:
         """Return the container at `path`.
 
         Raises
@@ -76,7 +87,7 @@ class Browse:
         NotFound
             If nothing is there, or something that holds no children.
         """
-        return require_family(self.entry(path), Family.CONTAINER)
+        return require_family(self.entry(path, moment), Family.CONTAINER)
 
     def _entry(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry:
         if not path:
@@ -121,8 +132,8 @@ class Browse:
             access_tags=table.access_tags,
         )
 
-    def count(self, entry: Entry, queries: tuple[Query, ...]) -> int:
-        with self._catalog.read() as snapshot:
+    def count(self, entry: Entry, queries: tuple[Query, ...], moment: Snapshot | None = None) -> int:
+        with self._within(moment) as snapshot:
             return snapshot.count(entry.stored_path, self._now(queries))
 
     def children(
@@ -134,10 +145,11 @@ class Browse:
         limit: int,
         offset: int | None = None,
         cursor: int | None = None,
+        moment: Snapshot | None = None,
     ) -> EntryPage:
         """Return a page of a container's children, and how many there are in all."""
         queries = self._now(queries)
-        with self._catalog.read() as snapshot:
+        with self._within(moment) as snapshot:
             where = entry.stored_path
             page = snapshot.children(where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor)
             found = [_entry_of(snapshot, node, (*entry.path, node.path[-1])) for node in page.nodes]
@@ -152,17 +164,18 @@ class Browse:
         families: bool,
         specs: bool,
         counts: bool,
+        moment: Snapshot | None = None,
     ) -> dict[str, Any]:
-        with self._catalog.read() as snapshot:
+        with self._within(moment) as snapshot:
             return snapshot.distinct(
                 entry.stored_path, query=self._now(queries), keys=keys, families=families, specs=specs, counts=counts
             )
 
-    def data_sources(self, entry: Entry) -> list[DataSource]:
+    def data_sources(self, entry: Entry, moment: Snapshot | None = None) -> list[DataSource]:
         """Return an entry's data sources with all their assets; none for containers and columns."""
         if entry.node is None or entry.column is not None or entry.family is Family.CONTAINER:
             return []
-        with self._catalog.read() as snapshot:
+        with self._within(moment) as snapshot:
             source = snapshot.data_source(entry.node.id)
         if source is None:
             return []

@@ -9,7 +9,7 @@ from flystore.catalog import Node, Snapshot
 from flystore.model.errors import Damaged, NotFound
 from flystore.model.structures import ArrayStructure, TableStructure
 from flystore.projection import cast_column
-from flystore.storage import decode_segment
+from flystore.storage import decode_segment, reserve
 
 from .projecting import series_of
 
@@ -30,6 +30,7 @@ def stored_pieces(snapshot: Snapshot, series: str, names: Sequence[str]) -> list
     pieces: list[list[pa.Array]] = [[] for _ in names]
     for segment in snapshot.segments(series):
         assert segment.body is not None
+        reserve(len(segment.body), f"the rows of {series}")
         batch = decode_segment(segment.body)
         if batch.num_rows != segment.rows:
             raise Damaged(

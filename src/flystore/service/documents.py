@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import msgspec
 
 from flystore.catalog import Catalog
-from flystore.model.frames import FrameEncoder, frame, is_document, split_frames
+from flystore.model.frames import FrameEncoder, frame, is_document
 
 from .browse import run_at
-from .log_bodies import unpack
+from .log_bodies import in_order, payloads_of
 from .reconstruction import Document, reconstructed
 
 
@@ -46,14 +46,14 @@ class Documents:
             # Rebuilt before the first byte is sent, so that what cannot be read is an answer and no broken stream.
             rebuilt = list(reconstructed(snapshot, path)) if run.writer != "documents" else []
         if run.writer == "documents":
-            return FoundDocuments(self._logged(run.uid, first), False)
+            return FoundDocuments(self._logged(run.uid, first, run.watermark), False)
         return FoundDocuments(_encoded(rebuilt, first), True)
 
-    def _logged(self, uid: str, first: int) -> Iterator[bytes]:
+    def _logged(self, uid: str, first: int, watermark: int) -> Iterator[bytes]:
         # Templates come before the events that need them, so all records are walked from the first on.
-        for record in self._catalog.documents(uid):
+        for record in in_order(self._catalog.documents(uid), uid, watermark):
             ordinal, kept = record.first_ordinal or 0, []
-            for _, payload in split_frames(unpack(record.body), where=f"the log of run {uid}"):
+            for payload in payloads_of(record):
                 document = is_document(payload)
                 if not document or ordinal >= first:
                     kept.append(frame(bytes(payload)))

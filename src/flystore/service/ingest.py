@@ -14,13 +14,25 @@ from typing import Any, Literal
 import msgspec
 
 from flystore.catalog import Catalog, Run, Snapshot, Transaction
-from flystore.model.errors import Conflict, ContentClash, Damaged, InvalidRequest, SequenceGap, StaleEpoch, TooLarge
+from flystore.disk.failpoints import reach
+from flystore.model.encoding import decoded_size
+from flystore.model.errors import (
+    Conflict,
+    ContentClash,
+    Damaged,
+    InvalidRequest,
+    SequenceGap,
+    StaleEpoch,
+    TooLarge,
+    Unavailable,
+)
 from flystore.model.frames import FrameDecoder, frame, is_document, split_frames
 from flystore.model.queries import INTERRUPTED
 from flystore.projection import RunState, advance, verdict
+from flystore.storage import reserve
 
 from .limits import Limits
-from .log_bodies import pack, unpack
+from .log_bodies import in_order, pack, payloads_of
 from .probing import Prober
 from .projecting import apply_changes
 from .recent import Recent
@@ -114,6 +126,8 @@ class Ingest:
         self._catalog = catalog
         self._prober = prober
         self._limits = limits
+        self._most = limits.budget_bytes
+        self._uncounted = self._most // 16
         self._verdict_line = verdict_line
         self._clock = clock
         self._states: Recent[tuple[str, int], RunState] = Recent(64)
@@ -133,6 +147,8 @@ class Ingest:
             A newer writer took the run over; carries `epoch`.
         Conflict
             The run was written by the Tiled protocol, or was deleted.
+        DiskFull, SyncFailed
+            Nothing was stored that is not acknowledged; the second is final until the service is started anew.
         """
         _check_uid(uid)
         return self._take(_Batch(uid, first, epoch, "documents", self._clock()), body)
@@ -149,17 +165,22 @@ class Ingest:
         self._states.clear()
 
     def _take(self, batch: "_Batch", body: bytes) -> Ack:
+        views = self._split(body)
+        # Before the transaction, which must not wait for memory.
+        reserve(decoded_size(views, self._uncounted, self._most), "this batch, decoded,")
+        reach("service.before_batch")
         with self._catalog.write() as tx:
             run = tx.run(batch.uid)
             watermark = _admit(run, batch)
             state = self._state(batch.uid, run)
-            arrived = self._parse(body, state)
+            arrived = self._parse(views, state)
             _compare(tx, batch, watermark, arrived)
             fresh = max(0, watermark - batch.first)
             if fresh >= len(arrived.payloads):
                 stored = self._known(tx, run, watermark, batch.epoch)
             else:
                 stored = self._store(tx, batch, run, state, arrived.beyond(fresh), batch.first + fresh)
+        reach("service.after_batch")
         if stored.state is not None and stored.projected:
             self._states[(batch.uid, stored.ack.watermark)] = stored.state
         self._prober.enqueue(stored.look_at)
@@ -201,10 +222,12 @@ class Ingest:
         tx.append_documents(uid, start, len(documents), batch.epoch, digests, body, batch.received)
         look_at: list[int] = []
         projected = watermark
+        reach("service.before_projection")
         if batch.writer == "documents":
             state, look_at, projected = self._project(tx, batch, run, state, documents, decoder)
         else:
             state = state.with_templates(decoder.templates)
+        reach("service.after_projection")
         stopped = any(name == "stop" for _, name, _ in documents)
         # A late stop document wins over somebody's word that the run was interrupted.
         closed = None if stopped or run is None else run.closed
@@ -247,6 +270,8 @@ class Ingest:
             advanced.to_bytes()  # a state that cannot be kept is none
             with tx.savepoint():
                 external = apply_changes(tx, batch.uid, changes, batch.received)
+        except Unavailable:  # not the projection failed but the disk; the transaction may be undone already
+            raise
         except Exception:  # see above: whatever it is, the documents are kept
             log.exception("run %s: documents from %d on are stored but not shown", batch.uid, behind)
             return state.with_templates(decoder.templates), [], behind
@@ -271,11 +296,11 @@ class Ingest:
         except Damaged as error:
             raise InvalidRequest(f"{error.message}; nothing of it was stored", **error.facts) from error
 
-    def _parse(self, body: bytes, state: RunState) -> _Arrived:
+    def _parse(self, views: Sequence[memoryview], state: RunState) -> _Arrived:
         decoder = FrameDecoder(state.templates)
         arrived = _Arrived([], [], [])
         lead: list[bytes] = []
-        for view in self._split(body):
+        for view in views:
             payload = bytes(view)
             if not is_document(payload):
                 decoder.decode(payload)
@@ -357,9 +382,9 @@ def logged_documents(
     A `decoder` that is given has met all the run's templates afterwards.
     """
     decoder = decoder or FrameDecoder()
-    for record in tx.documents(uid):
+    for record in in_order(tx.documents(uid), uid):
         ordinal = record.first_ordinal or 0
-        for _, payload in split_frames(unpack(record.body), where=f"the log of run {uid}"):
+        for payload in payloads_of(record):
             decoded = decoder.decode(payload)
             if decoded is None:
                 continue

@@ -30,9 +30,10 @@ from flystore.model.structures import (
     TableStructure,
 )
 from flystore.readers import is_readable
-from flystore.storage import ArrayStore, decode_untrusted, encode_segment, uri_of_path
+from flystore.storage import ArrayStore, candidate_paths, decode_untrusted, encode_segment, uri_of_path
 
 from .browse import Browse, everything_below, is_run, require_family
+from .chunks import reserve_chunks
 from .columns import series_of_table
 from .entries import Entry
 from .limits import Limits
@@ -116,6 +117,7 @@ class Nodes:
         if source.management is Management.EXTERNAL or source.assets:
             if not is_readable(source.mimetype) and source.mimetype != OCTETS:
                 raise _unknown_mimetype(source.mimetype)
+            _require_files(source)
             return source
         if source.family is Family.TABLE and source.mimetype in ("", SEGMENTS_MIMETYPE):
             schema = TableStructure.from_wire(source.structure).arrow_schema
@@ -255,7 +257,9 @@ class Nodes:
         sources = self._browse.data_sources(entry)
         if entry.column is not None or not sources or sources[0].mimetype != ZARR_MIMETYPE:
             raise Unsupported(f"/{'/'.join(path)} is not an array that this service keeps", status=405)
-        return node, ArrayStructure.from_wire(node.structure)
+        structure = ArrayStructure.from_wire(node.structure)
+        reserve_chunks(structure, path)
+        return node, structure
 
     def _log_array(self, node: Node, operation: ArrayWritten | StructureSet) -> None:
         now = self._clock()
@@ -449,6 +453,13 @@ def _require_replaceable(known: DataSource, wanted: DataSource, path: tuple[str,
         raise InvalidRequest(f"the data of {where} is kept by this service; write to it instead", status=405)
     if not is_readable(wanted.mimetype) and wanted.mimetype != OCTETS:
         raise _unknown_mimetype(wanted.mimetype)
+    _require_files(wanted)
+
+
+def _require_files(source: DataSource) -> None:
+    """Refuse what is no file by its name alone; nothing is looked for, and nothing fetched."""
+    for asset in source.assets:
+        candidate_paths(asset.data_uri)
 
 
 def _has_files(sources: list[DataSource]) -> bool:

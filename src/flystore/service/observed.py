@@ -19,8 +19,13 @@ from flystore.readers import ResourceProbe
 OK = "ok"
 
 
-def to_observation(node: Node, time: float, found: Sequence[ResourceProbe]) -> Observation:
-    """Return what was found in each resource's files of `node`, as it was then, in the form the catalogue keeps."""
+def to_observation(
+    node: Node, time: float, found: Sequence[ResourceProbe], *, settled: float | None = None
+) -> Observation:
+    """Return what was found in each resource's files of `node`, as it was then, in the form the catalogue keeps.
+
+    `settled`: when the files were found settled, Unix seconds; see `flystore.service.changed`.
+    """
     shape = (node.structure or {}).get("shape") or [0]
     bad = next((probe for probe in found if probe.status != OK), None)
     return Observation(
@@ -32,6 +37,7 @@ def to_observation(node: Node, time: float, found: Sequence[ResourceProbe]) -> O
             "found": msgspec.to_builtins(list(found)),
             "revision": node.revision,
             "announced": shape[0],
+            "settled": settled,
         },
         detail="" if bad is None else bad.why or bad.status,
     )

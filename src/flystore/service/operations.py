@@ -89,3 +89,9 @@ class ArrayWritten(Operation, frozen=True):
 
     bytes_written: int
     block: tuple[int, ...] | None
+
+
+ACTIONS: dict[str, type[Operation]] = {
+    kind.action: kind for kind in (Created, DataSourcePut, MetadataSet, RowsWritten, StructureSet, ArrayWritten)
+}
+"""Operations that are maps, by their names in the log; the others have no body, or a sentence."""

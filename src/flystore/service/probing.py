@@ -6,25 +6,29 @@ while it does.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from threading import Condition, Thread
 
+import msgspec
+import numpy as np
+
 from flystore.catalog import Catalog, Node, Observation
-from flystore.model.errors import FlystoreError, MissingAsset, NotFound, OutsideRoots
+from flystore.model.errors import FlystoreError, MissingAsset, NoAccess, NotFound, OutsideRoots, Unavailable
 from flystore.model.structures import ArrayStructure, Family, Management
 from flystore.projection import ExternalArray
 from flystore.readers import ArrayProbe, ResourceProbe, open_reader, open_registered
-from flystore.storage import Roots
+from flystore.storage import Budget, Roots
 
+from .changed import QUIET_S, WatchedRoots, compared, settled_when
 from .files import event_files
 from .observed import OK, is_of, readable_structure, to_observation
 
 log = logging.getLogger("flystore.service")
 
-SETTLED_AFTER_S = 10.0
-"""An observation this much younger than the run's last document may be of a file still growing."""
-
+_PART_BYTES = 64 << 20
 
 LOOK_AGAIN_S = 0.05
 """A file that was looked at so short a time ago is not looked at again."""
@@ -33,10 +37,17 @@ LOOK_AGAIN_S = 0.05
 class Prober:
     """Looks at files; keeps the last observation of each node in the catalogue."""
 
-    def __init__(self, catalog: Catalog, roots: Roots, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        roots: Roots,
+        clock: Callable[[], float] = time.time,
+        budget: Budget | None = None,
+    ) -> None:
         self._catalog = catalog
         self._roots = roots
         self._clock = clock
+        self._budget = budget
         self._waiting: dict[int, None] = {}
         self._busy = False
         self._closed = False
@@ -94,41 +105,99 @@ class Prober:
             return True
         if readable_structure(node, observation) != node.structure:
             return True
-        return run is not None and observation.time < run.last_received + SETTLED_AFTER_S
+        return run is not None and observation.time < run.last_received + QUIET_S
 
-    def look(self, node: Node) -> Observation:
+    def look(self, node: Node, *, accept: bool = False) -> Observation:
         """Open the files of `node` and note what is readable; of two that looked at once the later one counts.
+
+        Parameters
+        ----------
+        accept : bool
+            Take the files for what they are now, also if they are others than those observed before.
 
         Raises
         ------
         NotFound
             If the node was deleted meanwhile.
+        Unavailable
+            If others hold the memory that looking takes.
         """
         now = self._clock()
+        with self._catalog.read() as snapshot:
+            known = None if accept else snapshot.observation(node.id)
+            run = snapshot.run(node.run_uid) if node.run_uid is not None else None
+        node, found = self.found(node)
+        found = compared(known, found)
+        return self._keep(node, to_observation(node, now, found, settled=settled_when(known, run, now, found)))
+
+    def found(self, node: Node) -> tuple[Node, list[ResourceProbe]]:
+        """Open the files of `node`; return it as it is now, and what is found, one item a resource. Notes nothing.
+
+        Raises as `look` does.
+        """
         with self._catalog.read() as snapshot:
             current = snapshot.node_by_id(node.id)
             source = snapshot.data_source(node.id)
         if current is None or source is None:
             raise _gone(node)
         node = current
+        watched = WatchedRoots(self._roots)
         try:
             if node.external is not None:
-                with open_reader(event_files(ExternalArray.from_bytes(node.external)), self._roots) as reader:
+                files = event_files(ExternalArray.from_bytes(node.external))
+                uris = [resource.uri for resource in files.resources]
+                with open_reader(files, watched) as reader:
                     found = list(reader.probe().resources)
             else:
+                uris = [source.assets[0].data_uri if len(source.assets) == 1 else ""]
                 structure = ArrayStructure.from_wire(node.structure)
-                with open_registered(source, structure, self._roots) as registered:
+                with open_registered(source, structure, watched) as registered:
                     found = [_of_registered(registered.probe())]
+            return node, [_seen(probe, watched.opened.get(uri)) for probe, uri in zip(found, uris, strict=False)]
+        except Unavailable:  # says nothing about the files
+            raise
         except FlystoreError as error:
-            found = [_failed(error)]
-        observation = to_observation(node, now, found)
-        with self._catalog.write() as tx:
-            if tx.node_by_id(node.id) is None:
-                raise _gone(node)
-            known = tx.observation(node.id)
-            if known is not None and known.time > now:
-                return known
-            tx.save_observation(observation)
+            return node, [_failed(error)]
+
+    def read_through(self, node: Node) -> None:
+        """Read all values of a node's files, for the checksums that they carry.
+
+        Raises
+        ------
+        Unreadable, MissingAsset, OutsideRoots
+            At the first that is not what was written.
+        """
+        with self._catalog.read() as snapshot:
+            source = snapshot.data_source(node.id)
+        if node.external is None:
+            assert source is not None
+            structure = ArrayStructure.from_wire(node.structure)
+            rows = structure.shape[0] if structure.shape else 0
+            with open_registered(source, structure, self._roots) as registered:
+                rows = min(rows, registered.probe().rows)
+                for part in _parts(rows, math.prod(structure.shape[1:]) * structure.numpy_dtype.itemsize):
+                    registered.read((slice(part.start, part.stop),))
+            return
+        files = event_files(ExternalArray.from_bytes(node.external))
+        with open_reader(files, self._roots) as reader:
+            for number, probe in enumerate(reader.probe().resources):
+                for part in _parts(probe.events, math.prod(files.item_shape) * files.numpy_dtype.itemsize):
+                    events = np.arange(part.start, part.stop)
+                    events = events[reader.present(number, events)]
+                    reader.read(np.full(len(events), number), events)
+
+    def _keep(self, node: Node, observation: Observation) -> Observation:
+        """Store what was found, unless somebody who looked later has already; return what counts."""
+        try:
+            with self._catalog.write() as tx:
+                if tx.node_by_id(node.id) is None:
+                    raise _gone(node)
+                known = tx.observation(node.id)
+                if known is not None and known.time > observation.time:
+                    return known
+                tx.save_observation(observation)
+        except Unavailable as error:  # a full disk must not keep people from reading
+            log.warning("what was found in the files of /%s is not kept: %s", "/".join(node.path), error)
         return observation
 
     def _work(self) -> None:
@@ -146,15 +215,28 @@ class Prober:
                 with self._catalog.read() as snapshot:
                     node = snapshot.node_by_id(node_id)
                 if node is not None and self.looks_stale(node):
-                    self.look(node)
+                    with self._budget.account() if self._budget is not None else nullcontext():
+                        self.look(node)
             except NotFound:
                 log.debug("node %d was deleted before its files were looked at", node_id)
             except Exception:  # one file must not end the looking at all others
                 log.exception("looking at the files of node %d failed", node_id)
 
 
+def _parts(rows: int, row_bytes: int) -> Iterator[range]:
+    """Yield `rows` in parts of about `_PART_BYTES`."""
+    step = max(1, _PART_BYTES // max(row_bytes, 1))
+    for start in range(0, rows, step):
+        yield range(start, min(start + step, rows))
+
+
 def _gone(node: Node) -> NotFound:
     return NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
+
+
+def _seen(probe: ResourceProbe, fingerprint: tuple[int, ...] | None) -> ResourceProbe:
+    """Return what was found with the fingerprint of the file, also if it could be opened and made no sense."""
+    return probe if probe.fingerprint is not None else msgspec.structs.replace(probe, fingerprint=fingerprint)
 
 
 def _of_registered(probe: ArrayProbe) -> ResourceProbe:
@@ -164,6 +246,7 @@ def _of_registered(probe: ArrayProbe) -> ResourceProbe:
         why=probe.why,
         kind=probe.kind,
         events=probe.rows,
+        checksummed=probe.checksummed,
         fingerprint=probe.fingerprint,
         modified_ns=probe.modified_ns,
     )
@@ -175,6 +258,8 @@ def _failed(error: FlystoreError) -> ResourceProbe:
             status = "missing"
         case OutsideRoots():
             status = "outside-roots"
+        case NoAccess():
+            status = "no-access"
         case _:
             status = "unreadable"
     return ResourceProbe(status=status, why=error.message, kind=error.kind)

@@ -17,6 +17,7 @@ from flystore.catalog import Catalog
 from flystore.model.errors import InvalidRequest, OutOfBounds, TooLarge, Unsupported
 from flystore.model.structures import SEGMENT_ARRAY_MIMETYPE, Family, RaggedStructure
 from flystore.projection import ragged_of_column
+from flystore.storage import reserve
 
 from .browse import Browse, require_family
 from .columns import series_of_table, stored_pieces
@@ -35,10 +36,10 @@ class Ragged:
 
     def _stored(self, path: tuple[str, ...]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Return all values and the offsets of each level of lists."""
-        entry = require_family(self._browse.entry(path), Family.RAGGED)
-        node = entry.node
-        assert node is not None
         with self._catalog.read() as snapshot:
+            entry = require_family(self._browse.entry(path, snapshot), Family.RAGGED)
+            node = entry.node
+            assert node is not None
             source = snapshot.data_source(node.id)
             if source is None or source.mimetype != SEGMENT_ARRAY_MIMETYPE:
                 raise Unsupported(f"/{'/'.join(path)} holds no ragged rows that this service knows how to read")
@@ -50,6 +51,7 @@ class Ragged:
                 f"{self._limits.response_bytes} at once",
                 limit=self._limits.response_bytes,
             )
+        reserve(4 * size, f"/{'/'.join(path)}")
         return ragged_of_column(pieces, RaggedStructure.from_wire(entry.structure))
 
     def _rows(self, path: tuple[str, ...]) -> list[np.ndarray]:

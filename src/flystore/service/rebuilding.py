@@ -93,12 +93,12 @@ def rebuild_run(tx: Transaction, uid: str) -> list[str]:
     if run is None:
         return []
     root = (segment(uid),)
-    before = {node.path: _shown(node) for node in _subtree(tx, root)}
+    before = {node.path: as_shown(node) for node in subtree(tx, root)}
     for path, shown in before.items():
         if shown["family"] == Family.CONTAINER:
             tx.drop_series(series_of(path))
     state, put = RunState.new(uid), set()
-    for documents in _batches(logged_documents(tx, uid)):
+    for documents in batches(logged_documents(tx, uid)):
         state, changes = advance(state, documents)
         apply_changes(tx, uid, changes, run.last_received)
         put |= {change.path for change in changes if isinstance(change, PutNode)}
@@ -113,7 +113,7 @@ def rebuild_run(tx: Transaction, uid: str) -> list[str]:
             verdict=run.verdict if run.closed is not None else verdict(state).state,
         )
     )
-    after = {node.path: _shown(node) for node in _subtree(tx, root)}
+    after = {node.path: as_shown(node) for node in subtree(tx, root)}
     return ["/".join(path) for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
 
 
@@ -124,7 +124,7 @@ def _templates(tx: Snapshot, uid: str) -> dict[int, bytes]:
     return decoder.templates
 
 
-def _batches(documents: Iterator[tuple[int, str, dict[str, Any]]]) -> Iterator[list[tuple[int, str, dict[str, Any]]]]:
+def batches(documents: Iterator[tuple[int, str, dict[str, Any]]]) -> Iterator[list[tuple[int, str, dict[str, Any]]]]:
     batch = []
     for document in documents:
         batch.append(document)
@@ -135,12 +135,12 @@ def _batches(documents: Iterator[tuple[int, str, dict[str, Any]]]) -> Iterator[l
         yield batch
 
 
-def _subtree(tx: Snapshot, path: tuple[str, ...]) -> list[Node]:
+def subtree(tx: Snapshot, path: tuple[str, ...]) -> list[Node]:
     root = tx.node(path)
     return [] if root is None else [root, *everything_below(tx, path)]
 
 
-def _shown(node: Node) -> dict[str, Any]:
+def as_shown(node: Node) -> dict[str, Any]:
     """Return what readers see of a node: not its id, its times or how often it was put."""
     return {
         "family": node.family,
@@ -163,7 +163,7 @@ class _Wanted(msgspec.Struct):
 
 
 def _refold(tx: Transaction) -> tuple[int, list[str]]:
-    wanted = _folded(tx)
+    wanted = folded(tx)
     changed = []
     for path, node in wanted.items():
         known = tx.node(path)
@@ -174,7 +174,7 @@ def _refold(tx: Transaction) -> tuple[int, list[str]]:
             "structure": node.structure,
             "external": None,
         }
-        if known is not None and _shown(known) == shown:
+        if known is not None and as_shown(known) == shown:
             continue
         changed.append("/".join(path))
         made = tx.put_node(
@@ -186,7 +186,7 @@ def _refold(tx: Transaction) -> tuple[int, list[str]]:
     return len(wanted), changed
 
 
-def _folded(tx: Snapshot) -> dict[tuple[str, ...], _Wanted]:
+def folded(tx: Snapshot) -> dict[tuple[str, ...], _Wanted]:
     """Return what the operations in the log, one after the other, make of each node."""
     wanted: dict[tuple[str, ...], _Wanted] = {}
     after = 0

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 import msgspec
 
-from flystore.model.errors import InvalidRequest, Unsupported
+from flystore.model.errors import InvalidRequest, TooLarge, Unsupported
 from flystore.model.structures import (
     ArrayStructure,
     Asset,
@@ -18,6 +18,12 @@ from flystore.model.structures import (
 )
 
 MAX_SPECS = 20
+
+MAX_AXES = 32
+"""Axes of an array: what Zarr, HDF5 and numpy can all hold."""
+
+MAX_CHUNKS = 1 << 20
+"""Chunks along all axes of an array, since every structure lists them."""
 
 
 def check_key(key: Any) -> str:
@@ -108,8 +114,15 @@ def check_structure(family: Family, structure: Any) -> dict[str, Any] | None:
 
 
 def _checked_array(structure: ArrayStructure) -> ArrayStructure:
+    if len(structure.shape) > MAX_AXES:
+        raise TooLarge(f"an array of {len(structure.shape)} axes; there may be {MAX_AXES}", limit=MAX_AXES)
     if max(structure.nbytes, *structure.shape, 0) >= 2**63:
         raise InvalidRequest(f"an array of shape {structure.shape} is larger than anything can hold")
+    listed = sum(map(len, structure.chunks))
+    if listed > MAX_CHUNKS:
+        raise TooLarge(
+            f"{listed} chunks along the axes; there may be {MAX_CHUNKS}: choose larger ones", limit=MAX_CHUNKS
+        )
     return structure
 
 

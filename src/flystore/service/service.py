@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Self
 
 from flystore.catalog import Catalog
-from flystore.disk import make_directory
-from flystore.model.errors import Misconfigured
-from flystore.storage import ArrayStore, PathMap, Roots
+from flystore.disk import Trust, make_directory
+from flystore.model.errors import Misconfigured, NotFound
+from flystore.model.structures import Family, Management
+from flystore.storage import ArrayStore, Budget, PathMap, Roots
 
 from .arrays import Arrays
-from .browse import Browse
+from .backup import ARRAYS_DIRECTORY, CATALOG_FILE
+from .browse import Browse, everything_below
 from .documents import Documents
 from .ingest import Ingest
 from .limits import Limits
@@ -21,9 +23,6 @@ from .ragged import Ragged
 from .rebuilding import Rebuilt, rebuild
 from .tables import Tables
 from .verdicts import Verdicts
-
-CATALOG_FILE = "catalog.sqlite"
-ARRAYS_DIRECTORY = "arrays"
 
 
 class Service:
@@ -35,12 +34,23 @@ class Service:
         Reading.
     ingest, nodes
         Writing: documents, and the Tiled protocol.
+    budget : Budget
+        The memory of all requests; whoever serves requests opens an account for each.
     """
 
-    def __init__(self, catalog: Catalog, array_store: ArrayStore, roots: Roots, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        array_store: ArrayStore,
+        roots: Roots,
+        limits: Limits | None = None,
+        trust: Trust | None = None,
+    ) -> None:
         self.limits = limits or Limits()
+        self._trust = trust or Trust()
+        self.budget = Budget(self.limits.budget_bytes)
         self._catalog = catalog
-        self._prober = Prober(catalog, roots)
+        self._prober = Prober(catalog, roots, budget=self.budget)
         self.browse = Browse(catalog, self.limits)
         self.tables = Tables(catalog, self.browse, self.limits)
         self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits)
@@ -87,14 +97,44 @@ class Service:
                 raise Misconfigured(f"the read root {root} is not a directory; make it or name another", root=str(root))
         arrays = directory / ARRAYS_DIRECTORY
         make_directory(arrays)
-        catalog = Catalog.open(f"sqlite:///{directory.resolve() / CATALOG_FILE}")
-        return cls(catalog, ArrayStore(arrays), Roots(read, maps), limits)
+        trust = Trust()
+        catalog = Catalog.open(f"sqlite:///{directory.resolve() / CATALOG_FILE}", trust=trust)
+        return cls(catalog, ArrayStore(arrays, trust), Roots(read, maps), limits, trust)
+
+    @property
+    def stores_nothing(self) -> str | None:
+        """Why nothing is stored until the service is started anew: its disk failed a write; None while all is well."""
+        return self._trust.lost
 
     def rebuild(self) -> Rebuilt:
         """Work all trees out again from the log; see `flystore.service.rebuilding`."""
         done = rebuild(self._catalog)
         self.ingest.forget()
         return done
+
+    def accept_files(self, path: tuple[str, ...]) -> list[str]:
+        """Take the files of the node at `path` and of those below for what they are now; return the nodes' paths.
+
+        For files that were changed on purpose after their run.
+
+        Raises
+        ------
+        NotFound
+            If there is no such node.
+        """
+        with self._catalog.read() as snapshot:
+            root = snapshot.node(path)
+            if root is None:
+                raise NotFound(f"No such entry: {list(path)}", path=list(path))
+            nodes = [root, *everything_below(snapshot, path)]
+            sources = snapshot.data_sources([node.id for node in nodes])
+        accepted = []
+        for node in nodes:
+            source = sources.get(node.id)
+            if node.family is Family.ARRAY and source is not None and source.management is Management.EXTERNAL:
+                self._prober.look(node, accept=True)
+                accepted.append("/".join(node.path))
+        return accepted
 
     def close(self) -> None:
         """Finish what is under way and let go of the directory."""

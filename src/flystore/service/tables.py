@@ -5,6 +5,7 @@ import pyarrow as pa
 from flystore.catalog import Catalog
 from flystore.model.errors import InvalidRequest, TooLarge
 from flystore.model.structures import Family
+from flystore.storage import reserve
 
 from .browse import Browse, require_family
 from .columns import read_table
@@ -27,9 +28,9 @@ class Tables:
         NotFound
             If there is no such table or column.
         """
-        entry = require_family(self._browse.entry(path), Family.TABLE)
-        assert entry.node is not None
         with self._catalog.read() as snapshot:
+            entry = require_family(self._browse.entry(path, snapshot), Family.TABLE)
+            assert entry.node is not None
             return read_table(snapshot, entry.node, columns)
 
     def arrow_file(self, path: tuple[str, ...], columns: list[str] | None = None, *, partition: int = 0) -> pa.Buffer:
@@ -51,6 +52,7 @@ class Tables:
                 f"{self._limits.response_bytes} at once. Ask for fewer columns.",
                 limit=self._limits.response_bytes,
             )
+        reserve(2 * table.nbytes, f"these columns of {'/'.join(path)}")
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)

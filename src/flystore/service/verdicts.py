@@ -1,5 +1,6 @@
 """Verdicts: what the documents say, met with what was found in the files, and when."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import msgspec
 
 from flystore.catalog import Catalog, Node, Observation, Run
-from flystore.model.errors import Conflict
+from flystore.model.errors import Conflict, Unavailable
 from flystore.model.queries import INTERRUPTED
 from flystore.model.structures import Family
 from flystore.projection import ExternalArray, RunState, line, segment, verdict
@@ -16,6 +17,8 @@ from .browse import everything_below, run_at
 from .limits import Limits
 from .observed import OK, present_map, readable_structure
 from .probing import Prober
+
+log = logging.getLogger("flystore.service")
 
 LOOK_SECONDS = 5.0
 """How long the answer to a stop document waits for the files to be looked at."""
@@ -147,10 +150,13 @@ class Verdicts:
         """Let searches find an ended run by what its files are like, too."""
         if run.open or run.closed is not None or run.verdict == state:
             return
-        with self._catalog.write() as tx:
-            current = tx.run(run.uid)
-            if current is not None and current.watermark == run.watermark and not current.deleted:
-                tx.save_run(msgspec.structs.replace(current, verdict=state))
+        try:
+            with self._catalog.write() as tx:
+                current = tx.run(run.uid)
+                if current is not None and current.watermark == run.watermark and not current.deleted:
+                    tx.save_run(msgspec.structs.replace(current, verdict=state))
+        except Unavailable as error:  # a full disk must not keep people from reading
+            log.warning("the verdict of run %s is not kept for searches: %s", run.uid, error)
 
     def line_after_stop(self, uid: str) -> str | None:
         """Return the line for people once a run has ended, after its files were looked at or 5 s."""

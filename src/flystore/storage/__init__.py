@@ -6,6 +6,7 @@ descriptor. Nothing here writes to a file that it did not make.
 """
 
 from ._arrays import ArrayStore, block_region
+from ._budget import Account, Budget, held, memory_of_this_machine, reserve
 from ._limits import human_bytes, require_below
 from ._roots import FileStream, OpenedFile, PathMap, Roots
 from ._segments import (
@@ -13,10 +14,14 @@ from ._segments import (
     decode_untrusted,
     encode_segment,
 )
+from ._sums import ArrayCheck
 from ._uris import candidate_paths, is_windows, uri_of_path
 
 __all__ = [
+    "Account",
+    "ArrayCheck",
     "ArrayStore",
+    "Budget",
     "FileStream",
     "OpenedFile",
     "PathMap",
@@ -26,8 +31,11 @@ __all__ = [
     "decode_segment",
     "decode_untrusted",
     "encode_segment",
+    "held",
     "human_bytes",
     "is_windows",
+    "memory_of_this_machine",
     "require_below",
+    "reserve",
     "uri_of_path",
 ]

@@ -6,6 +6,10 @@ type for (strings, bytes, structured and extended-precision values) is stored as
 axis, the bytes of an item; `dtype` in the attributes says how to view it: ``z[...].view(dtype)[..., 0]``.
 Items of no bytes (``U0``) have nothing to store.
 
+A part that nobody wrote reads as zeros, so what was written has to be known: `.written` lists the chunks that were,
+one a line, and one of them that is gone is an error, not zeros. ``zarr.json`` carries a CRC-32C of itself in its
+attributes. Arrays of earlier versions have neither: they are *unverified* there.
+
 Every chunk and every metadata file is written durably and whole. A write of several chunks that is cut
 short leaves some of them new. Writes to one array are serialised within the process.
 """
@@ -13,6 +17,8 @@ short leaves some of them new. Writes to one array are serialised within the pro
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -20,16 +26,19 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import zarr
+from zarr.abc.store import ByteRequest
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import Buffer
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from flystore.disk import make_directory, replace_file, sync_directory
+from flystore.disk import Trust, make_directory, replace_file, sync_directory
+from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, InvalidRequest, OutOfBounds
 from flystore.model.slices import Item, normalise, result_shape, selected
 from flystore.model.structures import ArrayStructure
 
 from ._limits import require_below
+from ._sums import METADATA, WRITTEN, ArrayCheck, check_array, checked_metadata, summed_metadata, written, written_line
 
 _T = TypeVar("_T")
 
@@ -39,17 +48,52 @@ MAX_CHUNK_BYTES = 2**30
 _GROWING_CHUNK_BYTES = 2**20
 """Chunk size aimed at along an axis that begins empty, whose chunk length nobody could choose."""
 
+_ALL_CHUNKS: Any = {"write_empty_chunks": True}  # zeros that somebody wrote are not zeros that nobody wrote
+
 _NATIVE = frozenset("?bhilqBHILQefdFDmM")
 
 
 class _DurableStore(LocalStore):
+    """A directory whose files are written durably, and whose losses show when they are read."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return self._checked(key, await super().get(key, prototype, byte_range))
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return self._checked(key, super().get_sync(key, prototype=prototype, byte_range=byte_range))
+
+    def _checked(self, key: str, found: Buffer | None) -> Buffer | None:
+        if key == METADATA and found is not None:
+            checked_metadata(found.to_bytes())
+        if found is None and key in self._written:
+            raise Damaged(f"the chunk {key} was written and is gone", chunk=key)
+        return found
+
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        return written(self.root)
+
     async def set(self, key: str, value: Buffer) -> None:
         self.set_sync(key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
         path = self.root / key
+        if key == METADATA:
+            replace_file(path, summed_metadata(value.to_bytes()))
+            return
+        new = not path.exists()
+        reach("storage.before_chunk")
         make_directory(path.parent)
         replace_file(path, value.as_buffer_like())
+        reach("storage.after_chunk")
+        if new:
+            # After the chunk and not synced: if this line is lost, less is known, and nothing wrong is said.
+            with (self.root / WRITTEN).open("ab") as listed:
+                listed.write(written_line(key))
 
 
 class ArrayStore:
@@ -62,10 +106,14 @@ class ArrayStore:
     ----------
     directory : Path
         Made if it does not exist.
+    trust : Trust, optional
+        Shared with others who write to the same store; None is the arrays' own. All that writes may raise
+        `DiskFull`, and `SyncFailed` once a sync has failed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, trust: Trust | None = None) -> None:
         self.directory = directory
+        self._trust = trust or Trust()
         self._guard = Lock()
         self._locks: WeakValueDictionary[str, _Lock] = WeakValueDictionary()
 
@@ -83,7 +131,7 @@ class ArrayStore:
         if dtype.hasobject:
             raise InvalidRequest(f"arrays of {dtype} hold Python objects, which are not stored")
         path = self._path(key)
-        with self._lock(key):
+        with self._lock(key), self._writing(key):
             if path.exists():
                 raise Conflict(f"there is an array under {key!r} already")
             make_directory(path.parent)
@@ -92,6 +140,7 @@ class ArrayStore:
                 make_directory(path)
                 return
             stored = _stored_dtype(dtype)
+            reach("storage.before_create")
             zarr.create_array(
                 store=_DurableStore(path),
                 shape=structure.shape + extra,
@@ -102,8 +151,11 @@ class ArrayStore:
                 dimension_names=None if extra else structure.dims,
                 attributes={"dtype": structure.dtype},
                 zarr_format=3,
+                config=_ALL_CHUNKS,
             )
+            (path / WRITTEN).touch()
             sync_directory(path.parent)
+            reach("storage.after_create")
 
     def read(
         self,
@@ -128,7 +180,7 @@ class ArrayStore:
         shape = result_shape(normal, structure.shape)
         require_below(math.prod(shape) * dtype.itemsize, limit_bytes, "this slice")
         if dtype.itemsize == 0 or 0 in shape:
-            return np.zeros(shape, dtype)
+            return np.zeros(shape, dtype) if dtype.itemsize else np.ndarray(shape, dtype)
         forward, flips = _forward(normal, structure.shape)
         stored = self._guarded(key, lambda: np.asarray(self._open(key)[forward]))
         return np.ascontiguousarray(_from_stored(stored, dtype)[flips]).reshape(shape)
@@ -202,13 +254,27 @@ class ArrayStore:
             )
         return self._extend(key, structure, needed, region, values)
 
+    def verify(self, key: str) -> ArrayCheck:
+        """Check every stored byte of an array against its checksum, and that no chunk is gone.
+
+        Nothing is decompressed. A write that goes on at the same time is no damage.
+        """
+        path = self._path(key)
+        found = check_array(path)
+        if not found.damaged:
+            return found
+        with self._lock(key):
+            return check_array(path)
+
     def delete(self, key: str) -> None:
         """Remove an array; one that is not there is removed already."""
         path = self._path(key)
-        with self._lock(key):
+        with self._lock(key), self._writing(key):
             if path.exists():
+                reach("storage.before_delete")
                 shutil.rmtree(path)
                 sync_directory(path.parent)
+                reach("storage.after_delete")
 
     def _extend(
         self,
@@ -221,7 +287,7 @@ class ArrayStore:
         dtype = structure.numpy_dtype
         if dtype.itemsize == 0:
             return ArrayStructure.of(dtype, shape, None, structure.dims)
-        with self._lock(key):
+        with self._lock(key), self._writing(key):
 
             def grow() -> tuple[int, ...]:
                 array = self._open(key)
@@ -239,11 +305,14 @@ class ArrayStore:
     def _write(self, key: str, structure: ArrayStructure, region: tuple[slice, ...], values: np.ndarray) -> None:
         if values.nbytes == 0:
             return
-        with self._lock(key):
+        with self._lock(key), self._writing(key):
             self._guarded(key, lambda: self._open(key).__setitem__(region, _to_stored(values)))
 
     def _open(self, key: str) -> Any:
-        return zarr.open_array(_DurableStore(self._path(key)), mode="r+", zarr_format=3)
+        return zarr.open_array(_DurableStore(self._path(key)), mode="r+", zarr_format=3, config=_ALL_CHUNKS)
+
+    def _writing(self, key: str) -> AbstractContextManager[None]:
+        return self._trust.writing(f"the array {key!r}")
 
     def _guarded(self, key: str, use: Callable[[], _T]) -> _T:
         """Turn what Zarr says about bad bytes into `Damaged`; OSError (disk full) goes through."""
@@ -351,7 +420,8 @@ def _values(data: "bytes | np.ndarray", shape: tuple[int, ...], dtype: np.dtype)
             announced=expected,
             found=len(data),
         )
-    return np.ndarray(shape, dtype, data) if expected else np.zeros(shape, dtype)
+    # Not zeros: of text without letters, numpy would make text of one.
+    return np.ndarray(shape, dtype, data if expected else None)
 
 
 def _checked_offset(offset: Sequence[int], shape: Sequence[int], structure: ArrayStructure) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from flystore.model.errors import (
     InvalidRequest,
     Misconfigured,
     MissingAsset,
+    NoAccess,
     OutsideRoots,
     Truncated,
     Unreadable,
@@ -408,6 +409,8 @@ def _not_regular(uri: str) -> Unreadable:
 def _in_words(error: OSError, uri: str) -> FlystoreError:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return MissingAsset(f"{uri} does not exist where this service looks for it", uri=uri)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NoAccess(f"{uri} may not be read by the user that this service runs as", uri=uri)
     if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
         return InvalidRequest(f"{uri[:200]!r} is not a file name: {os.strerror(error.errno)}")
     reason = os.strerror(error.errno) if error.errno else "input/output error"

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from flystore.model.errors import Damaged, InvalidRequest
 
+from ._budget import reserve
 from ._limits import require_below
 
 _FILE_MAGIC = b"ARROW1"
@@ -73,7 +74,10 @@ def decode_untrusted(data: bytes, limit_bytes: int) -> pa.Table:
         data = data[_FILE_HEADER:]
     buffer = pa.py_buffer(data)
     try:
-        require_below(_inflated_size(buffer), limit_bytes, "this Arrow body")
+        size = _inflated_size(buffer)
+        require_below(size, limit_bytes, "this Arrow body")
+        # As it is read, as it is converted to the table's columns, and as it is stored.
+        reserve(3 * size, "this Arrow body")
         with pa.ipc.open_stream(buffer) as reader:
             batches = []
             values = 0

@@ -41,6 +41,8 @@ def test_kinds_are_unique_and_never_change():
         "NotReady": "not-ready",
         "Unavailable": "unavailable",
         "DeadlineExceeded": "deadline-exceeded",
+        "DiskFull": "disk-full",
+        "SyncFailed": "sync-failed",
         "JournalFull": "journal-full",
         "Misconfigured": "misconfigured",
         "Damaged": "damaged",

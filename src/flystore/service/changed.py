@@ -1,0 +1,137 @@
+"""Whether a file is still the one that was observed: a new file is never served as the old one.
+
+A file may grow while its run is written, and for a while after: detectors close files late. Until an observation is
+*settled* a file may therefore become longer and newer, but not shorter, and not another file. An observation is settled
+once the run has ended, nothing was heard of it for ten seconds, and the file was quiet for as long; from then on size
+and modification time must stay. Another inode alone says nothing: moving a file to other disks and restoring it from
+an archive keep size and time. See decision 0006.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from flystore.catalog import Observation, Run
+from flystore.readers import ResourceProbe
+from flystore.storage import OpenedFile, Roots
+
+from .observed import OK, found_in
+
+CHANGED = "changed"
+"""Status of files that are not those observed earlier."""
+
+QUIET_S = 10.0
+"""How long a run and its files must have been quiet for an observation to be settled, seconds."""
+
+_TRIPLE = 3  # (inode, size, modification time in ns) of a file
+_NS = 1_000_000_000
+
+Fingerprint = Sequence[int]
+
+
+class WatchedRoots(Roots):
+    """Roots that remember which files were opened, as they were then."""
+
+    def __init__(self, roots: Roots) -> None:
+        self.read = roots.read
+        self.maps = roots.maps
+        self.newest: tuple[int, str] = (0, "")
+        """Modification time in ns and URI of the newest file opened."""
+        self.opened: dict[str, tuple[int, int, int]] = {}
+        """Fingerprints by URI, also of files that turned out to be unreadable."""
+
+    def _open_path(self, path: str, uri: str) -> OpenedFile:
+        file = super()._open_path(path, uri)
+        self.newest = max(self.newest, (file.stat.st_mtime_ns, uri))
+        self.opened[uri] = file.fingerprint
+        return file
+
+    def fingerprints(self, uris: Sequence[str]) -> dict[int, Fingerprint | None]:
+        """Return the fingerprints of those of `uris` that were opened, by place."""
+        return {place: self.opened[uri] for place, uri in enumerate(uris) if uri in self.opened}
+
+
+def settled_when(
+    known: Observation | None, run: Run | None, now: float, found: Sequence[ResourceProbe]
+) -> float | None:
+    """Return when the files were first found settled, Unix seconds: earlier, just now (at `now`), or not yet (None)."""
+    before = settled_at(known)
+    if before is not None:
+        return before
+    if run is None or run.open or now < run.last_received + QUIET_S:
+        return None
+    quiet_since = (now - QUIET_S) * _NS
+    quiet = all(probe.status == OK and (probe.modified_ns or 0) <= quiet_since for probe in found)
+    return now if quiet else None
+
+
+def settled_at(observation: Observation | None) -> float | None:
+    """Return when the files were found settled, Unix seconds; None while they may still grow."""
+    return None if observation is None else observation.fingerprint.get("settled")
+
+
+def compared(known: Observation | None, found: Sequence[ResourceProbe]) -> list[ResourceProbe]:
+    """Return what was found, with what was known before put beside it.
+
+    A resource whose files are others now keeps what was known of it, with status ``changed``. One that cannot be
+    read now keeps its fingerprint, so that what comes in its place is noticed.
+    """
+    before = found_in(known)
+    settled = settled_at(known) is not None
+    result = []
+    for number, probe in enumerate(found):
+        old = before[number] if number < len(before) else None
+        if old is None or old.fingerprint is None:
+            result.append(probe)
+            continue
+        if probe.fingerprint is None:
+            result.append(msgspec.structs.replace(probe, fingerprint=old.fingerprint, modified_ns=old.modified_ns))
+            continue
+        why = change(old.fingerprint, probe.fingerprint, settled=settled)
+        if why is None:
+            result.append(probe)
+        else:
+            result.append(msgspec.structs.replace(old, status=CHANGED, kind=CHANGED, why=why))
+    return result
+
+
+def change(old: Fingerprint, new: Fingerprint, *, settled: bool) -> str | None:
+    """Return in words how files differ from those observed; None if they are the same, or only grew."""
+    for before, after in _pairs(old, new, settled=settled):
+        (old_inode, old_size, old_time), (inode, size, time) = before, after
+        if (size, time) == (old_size, old_time):
+            continue
+        if size < old_size:
+            return f"the file has {size} bytes, it had {old_size}"
+        if inode != old_inode:
+            return "another file is in its place"
+        if settled:
+            return "the file was written to after its run had ended and it was quiet"
+    return None
+
+
+def _pairs(old: Fingerprint, new: Fingerprint, *, settled: bool) -> Iterator[tuple[Any, Any]]:
+    """Yield what was known of each file and what is found of the same one now."""
+    count = len(old) % _TRIPLE  # a sequence has its number of files in front, then the first and the last
+    before, after = _triples(old[count:]), _triples(new[len(new) % _TRIPLE :])
+    if count and old[0] != new[0] and not settled:
+        before = before[:1]  # the last file is another one now
+    yield from zip(before, after, strict=False)
+
+
+def _triples(flat: Fingerprint) -> list[tuple[int, ...]]:
+    return [tuple(flat[at : at + _TRIPLE]) for at in range(0, len(flat) - _TRIPLE + 1, _TRIPLE)]
+
+
+def written_since(observation: Observation | None, watched: WatchedRoots) -> str | None:
+    """Return in words which file opened was written after the settled observation; None if none was.
+
+    What a fingerprint does not hold is found this way: a file in the middle of a sequence, the source of a virtual
+    dataset.
+    """
+    since = settled_at(observation)
+    time, uri = watched.newest
+    if since is None or time <= since * _NS:
+        return None
+    return f"{uri} was written to after its run had ended and it was quiet"
