@@ -380,7 +380,8 @@ def _wrap_text(code: int) -> Callable[[Any, bool, int], Any]:
 
 def _wrap_number(kind: type[np.generic]) -> Callable[[Any, bool, int], Any]:
     head = np.dtype(kind).str.encode() + b"\0"
-    return lambda value, careful, depth: _Ext(1, head + value.tobytes())
+    # Nine times as fast as its `tobytes`, which makes an array of it first.
+    return lambda value, careful, depth: _Ext(1, head + bytes(value.data))
 
 
 _NUMBERS: tuple[type[np.generic], ...] = (

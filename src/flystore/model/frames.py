@@ -28,7 +28,7 @@ import google_crc32c
 import msgspec
 import numpy as np
 
-from .encoding import _PACK, _PLAIN, decode, encode, prepare
+from .encoding import _PACK, _PLAIN, _WRAPPERS, decode, encode, prepare
 from .errors import Damaged, InvalidRequest
 
 HEADER = struct.Struct("<II")
@@ -60,6 +60,10 @@ def framed(payloads: Sequence[bytes]) -> tuple[bytes, int]:
     InvalidRequest
         If one of them begins like no payload.
     """
+    if len(payloads) == 1 and (known := _COUNTS.get(payloads[0][:2])) is not None:
+        # The usual case, at each event of a scan.
+        (payload,) = payloads
+        return HEADER.pack(len(payload), google_crc32c.value(payload)) + payload, known
     pieces: list[bytes] = []
     documents = 0
     for payload in payloads:
@@ -279,7 +283,16 @@ def _values(mapping: Mapping[str, Any]) -> list[Any]:
     values = list(mapping.values())
     if _PLAIN.issuperset(map(type, values)):
         return values
-    return [prepare(value) for value in values]
+    # What `prepare` does, with one call less for each value that a detector gives as a number of numpy.
+    wrapper_of = _WRAPPERS.get
+    return [
+        value
+        if (kind := type(value)) in _PLAIN
+        else prepare(value)
+        if (wrap := wrapper_of(kind)) is None
+        else wrap(value, False, 0)
+        for value in values
+    ]
 
 
 class FrameDecoder:

@@ -249,19 +249,25 @@ class RaggedStructure(msgspec.Struct, frozen=True):
     size : int
         Number of values in all rows together.
     dims : tuple of str or None
+    blocks : tuple of int or None
+        Rows of each block that the array is stored in; None: one block.
     """
 
     dtype: str
     shape: tuple[int | None, ...]
     size: int
     dims: tuple[str, ...] | None = None
+    blocks: tuple[int, ...] | None = None
 
     def to_wire(self) -> dict[str, Any]:
+        chunks = [None if n is None else [n] for n in self.shape]
+        if self.blocks is not None:
+            chunks[0] = list(self.blocks)
         return {
             "data_type": dtype_to_wire(np.dtype(self.dtype)),
             "shape": list(self.shape),
             "size": self.size,
-            "chunks": [None if n is None else [n] for n in self.shape],
+            "chunks": chunks,
             "dims": None if self.dims is None else list(self.dims),
             "resizable": False,
         }
@@ -274,9 +280,87 @@ class RaggedStructure(msgspec.Struct, frozen=True):
                 tuple(None if n is None else _length(n) for n in wire["shape"]),
                 _length(wire["size"]),
                 None if wire.get("dims") is None else _names(wire["dims"]),
+                None if not wire.get("chunks") else tuple(_length(n) for n in wire["chunks"][0]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"this is not a ragged structure: {error!r}") from error
+
+
+class AwkwardStructure(msgspec.Struct, frozen=True):
+    """Nested data of any shape, kept as flat buffers.
+
+    Attributes
+    ----------
+    length : int
+        Of the outermost list.
+    form : dict
+        How the buffers make values, as the Awkward Array library describes it (``Form.to_dict``).
+    """
+
+    length: int
+    form: dict[str, Any]
+
+    def to_wire(self) -> dict[str, Any]:
+        return {"length": self.length, "form": self.form}
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> Self:
+        try:
+            length, form = _length(wire["length"]), wire["form"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest(f"this is not an awkward structure: {error!r}") from error
+        if not isinstance(form, dict):
+            raise InvalidRequest(f"this is not an awkward structure: its form is {type(form).__name__}, not an object")
+        return cls(length, form)
+
+
+class SparseStructure(msgspec.Struct, frozen=True):
+    """An array most of whose values are zero: coordinates and values of those that are not.
+
+    Attributes
+    ----------
+    dtype, coord_dtype : str
+        What `numpy.dtype` takes, of the values and of the coordinates.
+    shape, chunks, dims
+        As those of `ArrayStructure`.
+    """
+
+    dtype: str
+    coord_dtype: str
+    shape: tuple[int, ...]
+    chunks: tuple[tuple[int, ...], ...]
+    dims: tuple[str, ...] | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        return {
+            "data_type": dtype_to_wire(np.dtype(self.dtype)),
+            "coord_data_type": dtype_to_wire(np.dtype(self.coord_dtype)),
+            "chunks": [list(axis) for axis in self.chunks],
+            "shape": list(self.shape),
+            "dims": None if self.dims is None else list(self.dims),
+            "resizable": False,
+            "layout": "COO",
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> Self:
+        """Read a structure; coordinates of no declared type are unsigned 64-bit integers.
+
+        Raises
+        ------
+        InvalidRequest
+            Also if the values have fields, or the coordinates are no integers.
+        """
+        dense = ArrayStructure.from_wire(wire)
+        told = wire.get("coord_data_type")
+        coordinates = np.dtype("<u8") if told is None else dtype_from_wire(told)
+        if coordinates.kind not in "iu":
+            raise InvalidRequest(f"coordinates of a sparse array are integers, not {coordinates}")
+        if not isinstance(dense.dtype, str) or dense.numpy_dtype.kind not in "biuf":
+            raise InvalidRequest(f"values of a sparse array are real numbers, not {dense.numpy_dtype}")
+        if wire.get("layout", "COO") != "COO":
+            raise InvalidRequest(f"the layout of a sparse array is COO, not {wire['layout']!r:.40}")
+        return cls(dense.dtype, coordinates.str, dense.shape, dense.chunks, dense.dims)
 
 
 class Asset(msgspec.Struct, frozen=True):
@@ -336,3 +420,10 @@ SEGMENT_ARRAY_MIMETYPE = "application/x-flystore-segments"
 
 ZARR_MIMETYPE = "application/x-zarr"
 """An array that this service keeps as Zarr, readable with zarr-python alone."""
+
+AWKWARD_MIMETYPE = "application/x-awkward-buffers"
+RAGGED_MIMETYPE = "application/x-ragged+sql"
+SPARSE_MIMETYPE = "application/x-parquet;structure=sparse"
+
+KEPT_IN_FILES = frozenset({ZARR_MIMETYPE, AWKWARD_MIMETYPE, RAGGED_MIMETYPE, SPARSE_MIMETYPE})
+"""Data that this service keeps in a directory for each node."""

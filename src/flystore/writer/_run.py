@@ -63,7 +63,10 @@ class Run:
             if self._unwritten:
                 self._unwritten.clear()
             if stream is not None:
-                _note(stream, name, doc, ordinal)
+                if name == "event" and type(doc) is dict and type(seq_num := doc.get("seq_num")) is int:
+                    stream.events.add(seq_num, ordinal)
+                else:
+                    _note(stream, name, doc, ordinal)
 
     def _encode(self, name: str, doc: Any) -> list[bytes]:
         if type(doc) is not dict and not isinstance(doc, Mapping):

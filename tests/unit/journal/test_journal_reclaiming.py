@@ -69,8 +69,8 @@ def test_a_log_that_cannot_be_deleted_is_deleted_when_asked_again(journal, faili
 def test_a_position_that_cannot_be_kept_is_only_sent_again(tmp_path, journal, failing):
     log = filled(journal)
     failing.add("journal.before_position")
-    log.acknowledge(5)
+    log.acknowledge(1)
     journal.close()
     with Journal.take_over(journal.path) as taken:
-        assert taken.logs[0].acked < 5
+        assert taken.logs[0].acked == 0
         assert taken.logs[0].end == 20

@@ -7,6 +7,7 @@ unseen.
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from flystore.model.frames import (
     FrameDecoder,
     FrameEncoder,
     frame,
+    framed,
     is_document,
     kind_of,
     scan,
@@ -309,3 +311,34 @@ def test_splitting_names_the_place_and_gives_what_came_before():
 
 def test_no_frames_at_all_are_no_error():
     assert list(split_frames(b"")) == []
+
+
+@given(run_documents())
+def test_the_frames_of_several_payloads_are_their_frames_joined_and_templates_do_not_count(documents):
+    payloads = payloads_of(documents)
+    data, count = framed(payloads)
+    assert data == b"".join(frame(payload) for payload in payloads)
+    assert count == len(documents)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x93", b"\xc0\xc0", b"\x93\x03x"])
+def test_what_begins_like_no_payload_is_not_framed(payload):
+    with pytest.raises(InvalidRequest):
+        framed([encode([0, "start", {}]), payload])
+
+
+@pytest.mark.parametrize(
+    "kind", [np.bool_, np.int8, np.uint32, np.int64, np.float16, np.float32, np.float64, np.complex128]
+)
+def test_numbers_of_numpy_in_a_row_are_what_they_are_in_a_document(kind):
+    events = [an_event(seq_num, plain=0.5, odd=kind(seq_num)) for seq_num in (1, 2)]
+    for event, (_, found) in zip(events, decoded(payloads_of([("event", event) for event in events])), strict=True):
+        assert type(found["data"]["odd"]) is kind
+        assert same(found, event)
+
+
+def test_an_event_whose_number_is_odd_is_a_row_all_the_same():
+    encoder = FrameEncoder()
+    encoder.encode("event", an_event(1))
+    (payload,) = encoder.encode("event", {**an_event(2), "seq_num": np.int64(2)})
+    assert kind_of(payload) == 2

@@ -6,6 +6,7 @@ If these fail, nobody can tell on his own host whether keeping documents slows h
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,28 @@ def test_the_page_names_every_column_and_no_option_that_is_none():
     assert [option for option in used | {"--json", "--backlog"} if option not in shown] == []
     titles = set(HEAD.split()) - {"scenario", "asked", "events/s"}
     assert [title for title in titles if title not in page] == []
+
+
+def test_what_is_asked_to_end_tidies_up(tmp_path):
+    arguments = [
+        "bench",
+        "writer",
+        "-s",
+        "up",
+        "--seconds",
+        "0.5",
+        *["--rate", "50"] * 60,
+        "--journal",
+        tmp_path,
+        "--json",
+    ]
+    with subprocess.Popen([sys.executable, "-m", "flystore.cli", *arguments], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        (directory,) = tmp_path.iterdir()
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert directory.name.startswith("bench-")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
