@@ -52,7 +52,8 @@ def test_a_newer_catalogue_is_refused_in_words_and_left_alone(catalog_url):
     _migrations.migrate(database, (*_migrations.MIGRATIONS, lambda connection: None), create=True)
     database.close()
 
-    with pytest.raises(Misconfigured, match=rf"newer flystore \(schema {known + 1}; this program knows {known}\)") as refused:
+    told = rf"newer flystore \(schema {known + 1}; this program knows {known}\)"
+    with pytest.raises(Misconfigured, match=told) as refused:
         Catalog.open(catalog_url)
 
     assert refused.value.facts == {"stored": known + 1, "known": known}

@@ -128,7 +128,7 @@ def test_rows_come_back_in_the_order_of_arrival(catalog):
         assert snapshot.rows("u/none") == 0
         found = list(snapshot.segments("u/primary"))
         assert list(snapshot.segments("u/none")) == []
-    assert found == [
+    assert [msgspec.structs.replace(segment, crc=None) for segment in found] == [
         Segment(0, 3, b"u/primary 0", 3.0),
         Segment(3, 1, b"u/primary 3", 3.0),
         Segment(4, 5, b"u/primary 4", 3.0),

@@ -77,7 +77,7 @@ def send_unruly_batches(service: Service, model: Model, rng: random.Random, repo
 def tree_of(directory: Path, uid: str) -> dict[str, list]:
     """Return everything that was worked out from a run's documents, without ids and times of storing."""
     with closing(sqlite3.connect(f"file:{directory / 'catalog.sqlite'}?mode=ro", uri=True)) as database:
-        below = (uid, f"{uid}/%")
+        below = (f"{uid}/", f"{uid}0", uid)  # as a range, which an index serves; "0" comes after "/"
         found = {
             "run": database.execute(
                 "SELECT watermark, projected, open, start_time FROM runs WHERE uid = ?", (uid,)
@@ -88,22 +88,26 @@ def tree_of(directory: Path, uid: str) -> dict[str, list]:
             ],
             "nodes": database.execute(
                 "SELECT path, family, origin, specs, structure, metadata, external FROM nodes "
-                "WHERE path = ? OR path LIKE ? ORDER BY path",
+                "WHERE path >= ? AND path < ? OR path = ? ORDER BY path",
                 below,
             ).fetchall(),
             "sources": database.execute(
                 "SELECT path, mimetype, data_sources.structure, parameters, properties FROM data_sources "
-                "JOIN nodes ON nodes.id = node_id WHERE path = ? OR path LIKE ? ORDER BY path",
+                "JOIN nodes ON nodes.id = node_id WHERE path >= ? AND path < ? OR path = ? ORDER BY path",
                 below,
             ).fetchall(),
             "assets": database.execute(
                 "SELECT path, parameter, num, data_uri FROM assets JOIN data_sources ON data_sources.id = "
-                "data_source_id JOIN nodes ON nodes.id = node_id WHERE path = ? OR path LIKE ? ORDER BY 1, 2, 3",
+                "data_source_id JOIN nodes ON nodes.id = node_id WHERE path >= ? AND path < ? OR path = ? "
+                "ORDER BY 1, 2, 3",
                 below,
             ).fetchall(),
         }
         series = sorted(
-            {row[0] for row in database.execute("SELECT series FROM segments WHERE series LIKE ?", below[1:])}
+            {
+                row[0]
+                for row in database.execute("SELECT series FROM segments WHERE series >= ? AND series < ?", below[:2])
+            }
         )
         for name in series:
             bodies = database.execute("SELECT body FROM segments WHERE series = ? ORDER BY first_row", (name,))

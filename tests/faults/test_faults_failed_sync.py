@@ -5,6 +5,7 @@ next one a success without the data.
 """
 
 import random
+import re
 import time
 from collections import Counter
 from contextlib import closing
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.skipif(not is_available(), reason="strace is not instal
 RUN, EVENTS, BATCH = 1, 48, 6
 SYNCS = ("fsync", "fdatasync")
 LEDGER_CALL = "writev"
+_REDUNDANT = re.compile(r" fdatasync\([0-9]+<[^>]*/store>\)")
 
 
 def sync_failing_at(
@@ -72,10 +74,15 @@ def sync_failing_at(
 
 
 def acknowledged_after(calls: list[str]) -> tuple[bool, int]:
-    """Return whether a sync failed, and how many acknowledgements the ledger got after that."""
-    failed = next((place for place, call in enumerate(calls) if "(INJECTED)" in call), None)
+    """Return whether a sync failed, and how many acknowledgements the ledger got after that.
+
+    SQLite syncs the directory with ``fdatasync`` when it begins a log, and does not look at the answer. The service
+    has synced it before, with ``fsync``, and did look: that one is redundant and may fail.
+    """
+    injected = [place for place, call in enumerate(calls) if "(INJECTED)" in call]
+    failed = next((place for place in injected if not _REDUNDANT.search(calls[place])), None)
     if failed is None:
-        return False, 0
+        return bool(injected), 0
     return True, sum(r"[\"acknowledged\"" in call for call in calls[failed:] if f" {LEDGER_CALL}(" in call)
 
 
@@ -177,12 +184,13 @@ def test_a_served_store_whose_sync_failed_is_read_and_takes_all_after_a_restart(
 
 def fail_one_served_sync(service: FaultyService, acquisition: Acquisition, calls: Path, rng: random.Random) -> None:
     """Let a sync fail while runs come in; return once the service has refused, was read, and was ended."""
-    inject = f"{','.join(SYNCS)}:error=EIO:when={rng.randint(1, 6)}"
+    inject = f"{','.join(SYNCS)}:error=EIO:when={rng.randint(1, 4)}"
     with traced(service, calls, inject), closing(HttpTransport(service.url, KEY)) as transport:
         uids = acquisition.begin(2, 40)
         until = time.monotonic() + 30
         while (said := read_only(transport)) is None and time.monotonic() < until:
-            time.sleep(0.01)
+            acquisition.join()
+            uids += acquisition.begin(1, 20)
         assert said is not None
         assert '"status":"read-only"' in said
         time.sleep(0.1)  # what was committed before may still be on its way

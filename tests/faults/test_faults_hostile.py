@@ -85,36 +85,38 @@ def storm(tmp_path, root, count, seed, variants=()):
     chosen = [bombs[i % len(bombs)] for i in range(count)]
     random.Random(seed).shuffle(chosen)
     slowest, waiting = 0.0, []
-    with BoxedService(tmp_path / "store", [root], memory_bytes=BOX, variants=variants) as service:
-        with client_of(service.url, service.key) as send:
-            for each in nodes:
-                assert send("POST", "/register/", each).status == 200
-            for each in hostile.prepare():
-                assert send("POST", "/metadata/", each).status == 200
-            before = service.bytes_read
+    with (
+        BoxedService(tmp_path / "store", [root], memory_bytes=BOX, variants=variants) as service,
+        client_of(service.url, service.key) as send,
+    ):
+        for each in nodes:
+            assert send("POST", "/register/", each).status == 200
+        for each in hostile.prepare():
+            assert send("POST", "/metadata/", each).status == 200
+        before = service.bytes_read
 
-            def one(bomb):
-                status, kind = answer_to(send, bomb)
-                if (status, kind) == (503, "unavailable"):  # asked to come again: others had the memory
-                    waiting.append(bomb)
-                    return
-                assert 400 <= status < 500, (bomb.name, status, kind)
-                assert kind in bomb.kinds, (bomb.name, status, kind)
+        def one(bomb):
+            status, kind = answer_to(send, bomb)
+            if (status, kind) == (503, "unavailable"):  # asked to come again: others had the memory
+                waiting.append(bomb)
+                return
+            assert 400 <= status < 500, (bomb.name, status, kind)
+            assert kind in bomb.kinds, (bomb.name, status, kind)
 
-            with ThreadPoolExecutor(50) as pool:
-                sent = [pool.submit(one, bomb) for bomb in chosen]
-                while not all(each.done() for each in sent):
-                    began = time.monotonic()
-                    assert send("GET", "/metadata/").status == 200
-                    slowest = max(slowest, time.monotonic() - began)
-                for each in sent:
-                    each.result()
-            for bomb in waiting:
-                assert_refused(send, bomb)
-            assert service.alive
-            bodies = sum(len(bomb.body or b"") for bomb in [*chosen, *waiting])
-            peak, read = service.peak_bytes, service.bytes_read - before
-            boxed = service.boxed
+        with ThreadPoolExecutor(50) as pool:
+            sent = [pool.submit(one, bomb) for bomb in chosen]
+            while not all(each.done() for each in sent):
+                began = time.monotonic()
+                assert send("GET", "/metadata/").status == 200
+                slowest = max(slowest, time.monotonic() - began)
+            for each in sent:
+                each.result()
+        for bomb in waiting:
+            assert_refused(send, bomb)
+        assert service.alive
+        bodies = sum(len(bomb.body or b"") for bomb in [*chosen, *waiting])
+        peak, read = service.peak_bytes, service.bytes_read - before
+        boxed = service.boxed
     assert peak < BOX, f"{peak >> 20} MiB"
     assert read < bodies + 64 * len(chosen) * 4096 + (64 << 20), "something was read before it was refused"
     return {
@@ -127,10 +129,11 @@ def storm(tmp_path, root, count, seed, variants=()):
 
 def test_fifty_bombs_at_once_are_refused_and_others_are_served(tmp_path, root, cycles, seed, fault_report):
     report = fault_report("F28 memory bombs", unit="requests")
-    report.cycles = cycles(100, 2000)
+    report.cycles = cycles(56, 2000)
     report.notes = storm(tmp_path, root, report.cycles, seed)
 
 
+@pytest.mark.faults_long
 def test_without_a_budget_the_bombs_are_found_out(tmp_path, root, seed):
     with pytest.raises((AssertionError, urllib3.exceptions.HTTPError, RuntimeError)):
         storm(tmp_path, root, 64, seed, variants=("no-budget",))
@@ -163,8 +166,11 @@ def slow_connections(url, key, count):
 def outlast(service, send, connections, before, seconds):
     """Go on slowly until the service has let all connections go; return the slowest answer to somebody else."""
     slowest, end = 0.0, time.monotonic() + seconds
+    while service.sockets - before < len(connections) // 2:  # until they are taken at all
+        assert time.monotonic() < end, "the slow connections were not accepted"
+        assert send("GET", "/metadata/a").status == 200
     with selectors.DefaultSelector() as waiting:
-        while (still := service.descriptors - before) > 0:
+        while (still := service.sockets - before) > 0:
             assert time.monotonic() < end, f"{still} slow connections are still open"
             began = time.monotonic()
             assert send("GET", "/metadata/a").status == 200
@@ -180,24 +186,26 @@ def outlast(service, send, connections, before, seconds):
     return slowest
 
 
-def slow_clients(tmp_path, count, variants=()):
+def slow_clients(tmp_path, count, seconds=15, variants=()):
     limits = ["head_seconds=1.5", "patience_seconds=1.5", "slowest_rate=1000"]
-    with BoxedService(tmp_path / "store", limits=limits, variants=variants) as service:
-        with client_of(service.url, service.key) as send:
-            size = 8 << 20
-            assert send("POST", "/metadata/", hostile.node("a", hostile.of("|u1", (size,)))).status == 200
-            content = random.Random(1).randbytes(size)
-            assert send("PUT", "/array/full/a", content, hostile.OCTETS).status == 200
-            before = service.descriptors
-            connections = slow_connections(service.url, service.key, count)
-            try:
-                slowest = outlast(service, send, connections, before, 15)
-            finally:
-                for _, connection in connections:
-                    connection.close()
-            # Somebody who is merely not fast gets everything.
-            assert send("GET", "/array/full/a").data == content
-            return slowest
+    with (
+        BoxedService(tmp_path / "store", limits=limits, variants=variants) as service,
+        client_of(service.url, service.key) as send,
+    ):
+        size = 8 << 20
+        assert send("POST", "/metadata/", hostile.node("a", hostile.of("|u1", (size,)))).status == 200
+        content = random.Random(1).randbytes(size)
+        assert send("PUT", "/array/full/a", content, hostile.OCTETS).status == 200
+        before = service.sockets
+        connections = slow_connections(service.url, service.key, count)
+        try:
+            slowest = outlast(service, send, connections, before, seconds)
+        finally:
+            for _, connection in connections:
+                connection.close()
+        # Somebody who is merely not fast gets everything.
+        assert send("GET", "/array/full/a").data == content
+        return slowest
 
 
 def test_slow_clients_are_let_go_and_others_are_served(tmp_path, cycles, fault_report):
@@ -210,7 +218,7 @@ def test_slow_clients_are_let_go_and_others_are_served(tmp_path, cycles, fault_r
 
 def test_without_patience_limits_slow_heads_stay_for_ever(tmp_path):
     with pytest.raises(AssertionError, match="still open"):
-        slow_clients(tmp_path, 6, variants=("no-patience",))
+        slow_clients(tmp_path, 30, seconds=5, variants=("no-patience",))
 
 
 def test_a_head_without_end_is_refused(tmp_path):
@@ -219,9 +227,9 @@ def test_a_head_without_end_is_refused(tmp_path):
         with socket.create_connection((host, int(port)), timeout=20) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
             answer = b""
+            lines = (b"x-%d: %s\r\n" % (i, b"y" * 2000) for i in range(10_000))
             with pytest.raises(OSError):
-                for i in range(10_000):
-                    connection.sendall(b"x-%d: %s\r\n" % (i, b"y" * 2000))
+                any(connection.sendall(line) for line in lines)
             with contextlib.suppress(OSError):  # the refusal may be lost with the connection
                 answer = connection.recv(100)
             assert answer[:12] in (b"", b"HTTP/1.1 431")
@@ -476,7 +484,8 @@ def test_no_address_is_ever_asked_for_anything(tmp_path, root, canary, cycles, s
             uri = f"file://localhost{root}/links.h5"
             body = hostile.registered(name, uri, hostile.of("|u1", (16,)), "application/x-hdf5", dataset=name)
             assert send("POST", "/register/", body).status == 200
-            assert 400 <= send("GET", f"/array/full/{name}").status < 500
+            answer = send("GET", f"/array/full/{name}")
+            assert 400 <= answer.status < 500 or answer.data == b"", "rows of another machine"
     assert asked == []
     urllib.request.urlopen(f"http://{where}/control").close()
     assert asked == ["/control"]
@@ -487,38 +496,45 @@ def test_no_address_is_ever_asked_for_anything(tmp_path, root, canary, cycles, s
 _STILL_SECONDS = 12.0
 
 
+def lines_of(process):
+    """Yield the lines a process writes, and None if it stands still too long; at its start it may take its time."""
+    rest, patience, output = b"", 60.0, process.stdout.fileno()
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(output, selectors.EVENT_READ)
+        while waiting.select(patience):
+            read = os.read(output, 1 << 16)
+            if not read:
+                return
+            *lines, rest = (rest + read).split(b"\n")
+            yield from (line.decode() for line in lines)
+            patience = _STILL_SECONDS
+    yield None
+
+
 def damaged_cases(directory: Path, seed: int, count: int):
     """Let a process read damaged files; start another where it left off, if a library crashed or hung it."""
     first, hung, crashed, wrong, said = 0, [], [], [], {}
     while first < count:
         command = [sys.executable, "-W", "ignore", "-m", "flystore.testing.faults.damage", directory, seed, first]
         command = [str(part) for part in (*command, count - first)]
+        last, ended = "", False
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            last, still = "", time.monotonic()
-            with selectors.DefaultSelector() as waiting:
-                waiting.register(process.stdout, selectors.EVENT_READ)
-                while True:
-                    if not waiting.select(_STILL_SECONDS):
-                        process.kill()
-                        hung.append(last)
-                        break
-                    line = process.stdout.readline().decode().strip()
-                    if not line:
-                        break
-                    if line.startswith("!"):
-                        wrong.append(line)
-                    elif line.startswith("done"):
-                        said = json.loads(line[5:])
-                        first = count
-                    else:
-                        last = line
-            process.wait()
+            for line in lines_of(process):
+                if line is None:
+                    process.kill()
+                    hung.append(last)
+                    ended = True
+                elif line.startswith("!"):
+                    wrong.append(line)
+                elif line.startswith("done"):
+                    said, ended, first = json.loads(line[5:]), True, count
+                else:
+                    last = line
+        assert last, "the process ended before its first case"
+        if not ended:
+            crashed.append(f"{last}: status {process.returncode}")
         if first < count:
-            assert last, "the process ended before its first case"
-            if not hung or hung[-1] != last:
-                crashed.append(f"{last}: status {process.returncode}")
             first = int(last.split()[0]) + 1
-        assert time.monotonic() - still < 3600
     return hung, crashed, wrong, said
 
 

@@ -129,7 +129,7 @@ def lose_answers(link: tuple[FaultyService, Proxy, Acquisition], report: FaultRe
     rest = iter(documents)
     for after in lost:
         before = proxy.lost_replies
-        proxy.lose_reply(after)
+        proxy.lose_reply(after, reset=rng.random() < 0.5)
         for _ in range(rng.randint(1, 3)):
             acquisition.writer(*next(rest))
         acquisition.finish()

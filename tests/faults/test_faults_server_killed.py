@@ -53,18 +53,21 @@ def stop(service: FaultyService) -> None:
 
 
 def interrupt_while_writing(
-    service: FaultyService, acquisition: Acquisition, report: FaultReport, cycles: int, interrupt=kill
+    service: FaultyService, acquisition: Acquisition, report: FaultReport, cycles: int, interrupt=kill, dwell=None
 ) -> None:
-    """Interrupt the service at random moments; check on disk before it is back, and through the API after."""
+    """Interrupt the service at random moments; check on disk before it is back, and through the API after.
+
+    `dwell` is a place where it is slow in every cycle; None takes one of `SLOW_PLACES` in half of them.
+    """
     rng = random.Random(f"{report.seed}/{report.cycles}")
     ledger, load = acquisition.ledger, acquisition.load
     for cycle in range(cycles):
         uids = acquisition.begin(2, rng.randint(10, EVENTS))
         time.sleep(rng.uniform(0.002, 0.12))
-        began = time.monotonic()
         interrupt(service)
         report.count(check_disk(service.directory, ledger, load, uids))
-        service.failpoints = {rng.choice(SLOW_PLACES): "delay:0.005"} if rng.random() < 0.5 else {}
+        place = dwell or (rng.choice(SLOW_PLACES) if rng.random() < 0.5 else None)
+        service.failpoints = {} if place is None else {place: "delay:0.005"}
         began = time.monotonic()
         service.start()
         report.recovery.append(time.monotonic() - began)
@@ -107,16 +110,21 @@ def test_a_service_asked_to_end_under_load_ends_and_keeps_what_it_acknowledged(
 
 
 @pytest.mark.parametrize(
-    ("broken", "interrupt"),
-    [("ack-before-commit", kill), ("commit-twice", kill), ("no-dedupe", kill), ("ack-before-commit", stop)],
+    ("broken", "interrupt", "dwell"),
+    [
+        ("ack-before-commit", kill, None),
+        ("commit-twice", kill, None),
+        ("no-dedupe", kill, "catalog.after_commit"),
+        ("ack-before-commit", stop, None),
+    ],
 )
-def test_a_broken_service_is_found(fork_server, tmp_path, seed, broken, interrupt):
+def test_a_broken_service_is_found(fork_server, tmp_path, seed, broken, interrupt, dwell):
     report = FaultReport("control", seed)
 
     def interrupt_often() -> None:
         with beamline(fork_server, tmp_path, seed, broken=(broken,)) as (service, acquisition):
             for _ in range(100):
-                interrupt_while_writing(service, acquisition, report, 1, interrupt)
+                interrupt_while_writing(service, acquisition, report, 1, interrupt, dwell)
                 assert (report.lost, report.doubled, report.phantom, report.half) == (0, 0, 0, 0)
 
     with pytest.raises(AssertionError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flystore.http.failures import status_of
 from flystore.model import errors
+from flystore.service import Limits
 
 PAGES = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -27,3 +28,12 @@ def test_every_kind_of_error_is_listed_with_its_status():
     }
     known = {cls.kind: (status_of(cls("x")), cls.__name__) for cls in every_class() if cls is not errors.FlystoreError}
     assert listed == known
+
+
+def test_every_limit_is_listed_with_its_default():
+    page = (PAGES / "limits.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \| ([0-9.]+(?: [KMG]iB)?) \|", page, re.M))
+    known = {name: getattr(Limits(), name) for name in Limits.__struct_fields__}
+    read = Limits.parse(f"{name}={value}" for name, value in listed.items())
+    assert list(listed) == list(known)
+    assert {name: getattr(read, name) for name in listed} == known

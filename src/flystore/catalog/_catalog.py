@@ -3,19 +3,35 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Self, TypeVar
 
 from flystore.disk import Trust
+from flystore.model.errors import NotReady
 
 from ._database import Database, connect
 from ._migrations import migrate
-from ._rows import LogRecord
+from ._rows import LogRecord, Segment
 from ._snapshot import Snapshot
 from ._transaction import Transaction
 
 _log = logging.getLogger("flystore.catalog")
+
+_PAGE_ROWS, _PAGE_BYTES = 256, 1 << 20
+
+_Stored = TypeVar("_Stored", LogRecord, Segment)
+
+
+def _some(stored: Iterable[_Stored]) -> list[_Stored]:
+    """Return the first of what is stored, as much as is good to hold at once."""
+    found, size = [], 0
+    for item in stored:
+        found.append(item)
+        size += len(item.body or b"")
+        if len(found) >= _PAGE_ROWS or size >= _PAGE_BYTES:
+            break
+    return found
 
 
 class Catalog:
@@ -110,11 +126,35 @@ class Catalog:
         at = first
         while stop is None or at < stop:
             with self.read() as snapshot:
-                record = next(snapshot.documents(uid, at, stop), None)
-            if record is None or record.first_ordinal is None or record.count is None:
+                records = _some(snapshot.documents(uid, at, stop))
+            if not records:
                 return
-            yield record
-            at = record.first_ordinal + record.count
+            yield from records
+            at = (records[-1].first_ordinal or 0) + (records[-1].count or 0)
+
+    def segments(self, series: str, first: int, stop: int, began: int | None) -> Iterator[Segment]:
+        """Yield a series' segments as `Snapshot.segments` does, with no transaction open in between.
+
+        Parameters
+        ----------
+        began
+            What `Snapshot.began` said when the rows were counted.
+
+        Raises
+        ------
+        NotReady
+            If the rows were replaced since.
+        """
+        at = first
+        while at < stop:
+            with self.read() as snapshot:
+                if snapshot.began(series) != began:
+                    raise NotReady(f"the rows of {series} were replaced while they were read; read again")
+                found = _some(snapshot.segments(series, at, stop))
+            if not found:
+                return
+            yield from found
+            at = found[-1].first_row + found[-1].rows
 
     def watch(self, told: Callable[[int], None]) -> Callable[[], None]:
         """Call `told` with the new last position after each commit of this process.

@@ -228,8 +228,11 @@ class SqliteDatabase:
         connection = sqlite3.connect(
             self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=512
         )
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":  # SQLite keeps to itself that a sync failed meanwhile
+            connection.close()
+            raise Unavailable(f"the catalogue {self.path} cannot have a write-ahead log; look at the disk, start again")
         for pragma in (
-            "journal_mode=WAL",
             "synchronous=FULL",  # NORMAL may lose the last commits in a power cut
             "foreign_keys=ON",
             "temp_store=MEMORY",

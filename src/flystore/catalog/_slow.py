@@ -15,6 +15,7 @@ _OF = segments.c.series == sa.bindparam("of")
 _ROWS = Fixed(
     sa.select(segments.c.first_row + segments.c.rows).where(_OF).order_by(segments.c.first_row.desc()).limit(1)
 )
+_BEGAN = Fixed(sa.select(segments.c.id).where(_OF).order_by(segments.c.first_row).limit(1))
 _FIRST = Fixed(sa.select(sa.func.max(segments.c.first_row)).where(_OF, segments.c.first_row <= sa.bindparam("first")))
 _FROM = Fixed(
     sa.select(segments.c.id, segments.c.first_row)
@@ -60,6 +61,11 @@ class SegmentReads:
         """Return how many rows a series has; 0 if there is none of that name."""
         row = self._session.one(_ROWS, {"of": series})
         return 0 if row is None else int(row[0])
+
+    def began(self, series: str) -> int | None:
+        """Return a number that is another one once the rows of a series were replaced; None if it has none."""
+        row = self._session.one(_BEGAN, {"of": series})
+        return None if row is None else int(row[0])
 
     def segments(self, series: str, first: int = 0, stop: int | None = None) -> Iterator[Segment]:
         """Yield the segments that hold the rows ``first <= row < stop``, in order.

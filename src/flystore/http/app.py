@@ -13,7 +13,16 @@ from starlette.routing import BaseRoute, Route
 from flystore.model.errors import FlystoreError
 from flystore.service import Service
 
-from . import routes_browse, routes_data, routes_nodes, routes_runs
+from . import (
+    routes_assets,
+    routes_browse,
+    routes_buffers,
+    routes_data,
+    routes_export,
+    routes_nodes,
+    routes_runs,
+    routes_zarr,
+)
 from .access import Access
 from .failures import on_flystore_error, on_http_exception
 from .middleware import Stamp
@@ -57,16 +66,26 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/metadata/{{path:path}}", routes_browse.metadata, "GET"),
         route(f"{API}/search/{{path:path}}", routes_browse.search, "GET"),
         route(f"{API}/distinct/{{path:path}}", routes_browse.distinct, "GET"),
-        route(f"{API}/array/full/{{path:path}}", routes_data.array_full, "GET"),
-        route(f"{API}/array/block/{{path:path}}", routes_data.array_block, "GET"),
-        route(f"{API}/array/full/{{path:path}}", routes_data.put_array_full, "PUT"),
-        route(f"{API}/array/block/{{path:path}}", routes_data.put_array_block, "PUT"),
+        route(f"{API}/array/full/{{path:path}}", routes_buffers.array_full, "GET"),
+        route(f"{API}/array/block/{{path:path}}", routes_buffers.array_block, "GET"),
+        route(f"{API}/array/full/{{path:path}}", routes_buffers.put_array_full, "PUT"),
+        route(f"{API}/array/block/{{path:path}}", routes_buffers.put_array_block, "PUT"),
         route(f"{API}/array/full/{{path:path}}", routes_data.patch_array_full, "PATCH"),
-        route(f"{API}/table/partition/{{path:path}}", routes_data.table_partition, "GET", "POST"),
-        route(f"{API}/table/full/{{path:path}}", routes_data.table_full, "GET", "POST"),
+        route(f"{API}/table/partition/{{path:path}}", routes_export.table_partition, "GET", "POST"),
+        route(f"{API}/table/full/{{path:path}}", routes_export.table_full, "GET", "POST"),
         route(f"{API}/table/partition/{{path:path}}", routes_data.patch_table_partition, "PATCH"),
         route(f"{API}/table/full/{{path:path}}", routes_data.put_table, "PUT"),
-        route(f"{API}/ragged/full/{{path:path}}", routes_data.ragged_full, "GET"),
+        route(f"{API}/container/full/{{path:path}}", routes_export.container_full, "GET", "POST"),
+        route(f"{API}/node/full/{{path:path}}", routes_export.node_full, "GET", "POST"),
+        route(f"{API}/awkward/full/{{path:path}}", routes_buffers.awkward_full, "GET"),
+        route(f"{API}/awkward/full/{{path:path}}", routes_buffers.put_awkward, "PUT"),
+        route(f"{API}/awkward/buffers/{{path:path}}", routes_buffers.awkward_buffers, "GET", "POST"),
+        route(f"{API}/ragged/full/{{path:path}}", routes_buffers.ragged_full, "GET"),
+        route(f"{API}/ragged/full/{{path:path}}", routes_buffers.put_ragged_full, "PUT"),
+        route(f"{API}/ragged/block/{{path:path}}", routes_buffers.put_ragged_block, "PUT"),
+        route(f"{API}/ragged/full/{{path:path}}", routes_buffers.patch_ragged, "PATCH"),
+        route(f"{API}/asset/bytes/{{path:path}}", routes_assets.asset_bytes, "GET"),
+        route(f"{API}/asset/manifest/{{path:path}}", routes_assets.asset_manifest, "GET"),
         route(f"{API}/metadata/{{path:path}}", routes_nodes.create, "POST"),
         route(f"{API}/register/{{path:path}}", routes_nodes.register, "POST"),
         route(f"{API}/data_source/{{path:path}}", routes_nodes.put_data_source, "PUT"),
@@ -80,6 +99,10 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/frames/{{path:path}}", routes_runs.frames, "GET"),
         route(f"{API}/verdict/{{path:path}}", routes_runs.verdict, "GET"),
         route(f"{API}/close/{{path:path}}", routes_runs.close_run, "POST"),
+        route("/zarr/v2", routes_zarr.v2, "GET"),
+        route("/zarr/v2/{path:path}", routes_zarr.v2, "GET"),
+        route("/zarr/v3", routes_zarr.v3, "GET"),
+        route("/zarr/v3/{path:path}", routes_zarr.v3, "GET"),
     ]
 
 

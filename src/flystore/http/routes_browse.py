@@ -12,8 +12,9 @@ from flystore.catalog import Snapshot
 from flystore.model.errors import InvalidRequest
 from flystore.model.structures import Family
 from flystore.service import Entry, Service
+from flystore.service.export import JSON, REGISTRY, ZIP
 
-from .negotiation import OCTETS, record
+from .negotiation import record
 from .parameters import PageRequest, flag, integer, page_request
 from .resources import Rendering, base_url, path_of, url_path
 
@@ -21,13 +22,6 @@ FLYSTORE_VERSION = version("flystore")
 TILED_VERSION = "0.2.20"
 """The release whose protocol this is; clients compare `library_version` with it."""
 
-ARROW_FILE = "application/vnd.apache.arrow.file"
-_FORMATS = {
-    "array": [OCTETS],
-    "table": [ARROW_FILE],
-    "container": [],
-    "ragged": ["application/zip"],
-}
 _QUERIES = [
     "fulltext",
     "lookup",
@@ -51,8 +45,8 @@ def _about(request: Request) -> dict[str, Any]:
     return {
         "api_version": 0,
         "library_version": f"{TILED_VERSION}+flystore.{FLYSTORE_VERSION}",
-        "formats": _FORMATS,
-        "aliases": {"table": {ARROW_FILE: ["arrow", "feather"]}},
+        "formats": {"ragged": [ZIP, JSON], **REGISTRY.formats()},
+        "aliases": REGISTRY.aliases(),
         "queries": _QUERIES,
         "authentication": {
             "required": not request.app.state.access.public,

@@ -15,6 +15,7 @@ from flystore.service import Service
 from .negotiation import expect_object, read_body, read_json, record
 from .parameters import flag, integer, needed_integer
 from .resources import path_of
+from .routes_export import documents_as_json, wants_json_lines
 
 RECONSTRUCTED_HEADER = "x-flystore-reconstructed"
 
@@ -52,8 +53,10 @@ async def _frames(request: Request) -> bytes:
 
 
 async def documents(request: Request) -> Response:
-    """``GET /documents/{uid}``: the run's documents as frames, exactly or reconstructed."""
+    """``GET /documents/{uid}``: the run's documents as frames or lines of JSON, exactly or reconstructed."""
     request.app.state.access.require(request, "read:metadata", "read:data")
+    if wants_json_lines(request):
+        return await documents_as_json(request)
     service: Service = request.app.state.service
     first = integer(request, "first") or 0
     found = await run_in_threadpool(service.documents.frames, path_of(request), first)

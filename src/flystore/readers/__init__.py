@@ -11,12 +11,14 @@ from ._reader import EventReader, open_reader
 from ._registered import ArrayProbe, ArrayReader, open_registered
 from ._registry import OPENERS, is_readable
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
+from ._stored import Chunked
 from ._template import FileTemplate
 
 __all__ = [
     "OPENERS",
     "ArrayProbe",
     "ArrayReader",
+    "Chunked",
     "EventFiles",
     "EventReader",
     "FileTemplate",

@@ -23,6 +23,7 @@ from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, is_p
 from ._gather import as_range, c_strides, gather, some
 from ._h5file import is_settling, open_linked, with_dataset
 from ._source import RowSource
+from ._stored import StoredForm
 from ._virtual import Mapping, VirtualRows, mappings_of
 
 MAX_CHUNKS = 2**24
@@ -338,6 +339,24 @@ class Hdf5Rows:
             while batch := list(itertools.islice(waiting, _BATCH)):
                 self._read_batch(rows, batch, out)
         return out
+
+    def stored(self) -> StoredForm | None:
+        layout = self._layout
+        if layout.chunks is None or not layout.raw or layout.scalar:
+            return None
+        return StoredForm(layout.shape, layout.box, layout.dtype, tuple((f.number, f.values) for f in layout.filters))
+
+    def stored_chunk(self, box: tuple[int, ...]) -> bytes | None:
+        layout = self._layout
+        if layout.chunks is None or not all(0 <= i < n for i, n in zip(box, layout.grid, strict=True)):
+            return None
+        at = int(layout.chunks.find(np.ravel_multi_index([[i] for i in box], layout.grid))[0])
+        if at < 0 or layout.chunks.masks[at]:
+            return None
+        offset, size = int(layout.chunks.offsets[at]), int(layout.chunks.sizes[at])
+        if offset + size > self._owner.current_size():
+            return None
+        return self._owner.read(offset, size)
 
     def _require_long_enough(self, rows: np.ndarray) -> None:
         offset = self._layout.offset

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ._gather import in_parts, ranges_of
 from ._registry import open_rows
 from ._sequence import NumberedNames, SequenceRows
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource, is_checksummed
+from ._stored import Chunked, as_stored
 
 _OPEN_AT_ONCE = 64
 
@@ -131,6 +132,29 @@ class EventReader:
             mine = resources == number
             out[mine] = self._events(number).read(rows[mine], normal, limit_bytes)
         return out
+
+    def stored(self, resource: int, rows_per_event: int, row_shape: Sequence[int]) -> Chunked | None:
+        """Return how a resource's chunks are stored, as chunks of an array of its rows; None if they are not.
+
+        Parameters
+        ----------
+        rows_per_event : int
+            Rows of the array that one event is; others than the file has make None.
+        row_shape : sequence of int
+            Of one row of the array.
+
+        Raises
+        ------
+        MissingAsset, OutsideRoots, Unreadable, Unsupported
+            If the file as a whole cannot be read.
+        """
+        events = self._events(resource)
+        return as_stored(events.source, row_shape) if events.rows_per_event == rows_per_event else None
+
+    def stored_chunk(self, resource: int, box: tuple[int, ...]) -> bytes | None:
+        """Return a chunk of a resource as it lies in the file; None if it is not there in one piece."""
+        source: Any = self._events(resource).source
+        return source.stored_chunk(box)
 
     def _events(self, number: int) -> Events:
         if not 0 <= number < len(self.files.resources):

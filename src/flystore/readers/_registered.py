@@ -24,6 +24,7 @@ from ._reader import MOST_PROBED, status_of
 from ._registry import is_sequence, open_rows
 from ._sequence import ListedNames, SequenceRows
 from ._source import RowSource, is_checksummed
+from ._stored import Chunked, as_stored
 
 _OPEN_AT_ONCE = 64
 
@@ -130,6 +131,24 @@ class ArrayReader:
     def fingerprint(self) -> tuple[int, ...]:
         """Return what the files were like when they were opened; as in `ArrayProbe`."""
         return self._joined().fingerprint
+
+    def stored(self) -> Chunked | None:
+        """Return how the chunks of the one file behind the array are stored, as chunks of the array; None if not so.
+
+        Raises
+        ------
+        MissingAsset, OutsideRoots, Unreadable, Unsupported
+            If the file as a whole cannot be read.
+        """
+        source = self._joined()
+        if not self.structure.shape or self._require_fitting(source) != source.shape[0]:
+            return None
+        return as_stored(source, self.structure.shape[1:])
+
+    def stored_chunk(self, box: tuple[int, ...]) -> bytes | None:
+        """Return a chunk of the file as it lies there; None if it is not there in one piece."""
+        source: Any = self._joined()
+        return source.stored_chunk(box)
 
     def _entries(self, source: RowSource, indices: range, inner: Sequence[Item], limit_bytes: int | None) -> np.ndarray:
         item = self.structure.shape[1:]

@@ -1,8 +1,8 @@
 """Reading arrays: whatever a node's data lies in, the same slices give the same values."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,19 +28,51 @@ from flystore.model.structures import (
 )
 from flystore.projection import ExternalArray, RunState, array_of_column, stream_rows
 from flystore.readers import open_reader, open_registered
-from flystore.storage import ArrayStore, Roots, block_region, reserve
+from flystore.storage import ArrayStore, Roots, block_region, released, reserve
 
 from .browse import Browse, require_family
 from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
 from .chunks import reserve_chunks
 from .columns import column_to_numpy, read_table, series_of_table, stored_pieces
 from .entries import Entry
+from .export import ArraySource
 from .files import event_files
 from .limits import Limits
 from .observed import as_found, found_in, present_map
 from .probing import Prober
 
 Index = slice | int
+
+PIECE_BYTES = 16 << 20
+"""What is read at a time of an array that goes to a client or file piece by piece; at least one row."""
+
+
+class _Planned(NamedTuple):
+    """A part of an array, worked out and not yet read."""
+
+    entry: Entry
+    source: DataSource | None
+    structure: ArrayStructure
+    picked: tuple[Index, ...]
+    shape: tuple[int, ...]
+
+    def pieces(self) -> "Iterator[_Planned]":
+        """Yield parts along the first axis that together are this one, of whole chunks where that is not too much."""
+        size = math.prod(self.shape) * self.structure.numpy_dtype.itemsize
+        first = self.picked[0] if self.picked else 0
+        # Rows kept with slow data are decoded all at once, whichever of them are wanted.
+        together = self.source is None or self.source.mimetype == SEGMENT_ARRAY_MIMETYPE
+        if isinstance(first, int) or size <= PIECE_BYTES or together:
+            yield self
+            return
+        rows = selected(first, self.structure.shape[0])
+        step = max(1, PIECE_BYTES * len(rows) // size)
+        chunk = max(self.structure.chunks[0])
+        step = step // chunk * chunk or step
+        for at in range(0, len(rows), step):
+            part = rows[at : at + step]
+            piece = slice(part.start, part.stop if part.stop >= 0 else None, part.step)
+            yield self._replace(picked=(piece, *self.picked[1:]), shape=(len(part), *self.shape[1:]))
 
 
 class Arrays:
@@ -88,16 +120,9 @@ class Arrays:
         Unreadable, MissingAsset, OutsideRoots
             If the files cannot be read as announced; says which and why.
         """
-        entry, source = self._array(path)
-        structure = ArrayStructure.from_wire(entry.structure)
-        if not wanted and expected_shape is not None:
-            wanted = _known_rows(structure.shape, expected_shape)
-        picked = normalise(wanted, structure.shape)
-        shape = result_shape(picked, structure.shape)
-        if expected_shape is not None and expected_shape != shape:
-            raise self._unexpected(entry, shape, expected_shape)
-        self._require_small(path, structure, shape)
-        return as_bytes(self._part(entry, source, structure, picked, shape))
+        planned = self._planned(path, wanted, expected_shape)
+        self._require_small(path, planned.structure, planned.shape)
+        return as_bytes(self._part(*planned))
 
     def read_block(
         self,
@@ -114,6 +139,75 @@ class Arrays:
         OutOfBounds
             If there is no such block.
         """
+        planned = self._planned_block(path, block, wanted, expected_shape)
+        self._require_small(path, planned.structure, planned.shape)
+        return as_bytes(self._part(*planned))
+
+    def source(
+        self,
+        path: tuple[str, ...],
+        wanted: tuple[Index, ...] = (),
+        *,
+        block: tuple[int, ...] | None = None,
+        expected_shape: tuple[int, ...] | None = None,
+        limited: bool = True,
+    ) -> ArraySource:
+        """Return a part of an array, or of one block, to be read piece by piece.
+
+        Parameters
+        ----------
+        limited : bool
+            Refuse what is larger than one answer may be; not for what goes to a file.
+
+        Raises
+        ------
+        As `read` and `read_block`; what is wrong with the files, when the pieces are read.
+        """
+        if block is None:
+            planned = self._planned(path, wanted, expected_shape)
+        else:
+            planned = self._planned_block(path, block, wanted, expected_shape)
+        if limited:
+            self._require_below(path, planned.structure, planned.shape)
+        structure, entry = planned.structure, planned.entry
+        names = structure.dims or tuple(f"{path[-1]}_dim{axis}" for axis in range(len(structure.shape)))
+        kept = zip(names, planned.picked, strict=True)
+        return ArraySource(
+            name="/" + "/".join(path),
+            dtype=structure.numpy_dtype,
+            shape=planned.shape,
+            read=lambda: self._pieces(planned),
+            metadata=entry.metadata,
+            dims=tuple(name for name, item in kept if isinstance(item, slice)),
+            specs=tuple(spec.name for spec in entry.specs),
+        )
+
+    def _pieces(self, planned: "_Planned") -> Iterator[np.ndarray]:
+        for piece in planned.pieces():
+            with released():
+                found = self._part(*piece)
+            yield found.reshape(piece.shape) if found.size else np.zeros(piece.shape, piece.structure.numpy_dtype)
+
+    def _planned(
+        self, path: tuple[str, ...], wanted: tuple[Index, ...], expected_shape: tuple[int, ...] | None
+    ) -> "_Planned":
+        entry, source = self._array(path)
+        structure = ArrayStructure.from_wire(entry.structure)
+        if not wanted and expected_shape is not None:
+            wanted = _known_rows(structure.shape, expected_shape)
+        picked = normalise(wanted, structure.shape)
+        shape = result_shape(picked, structure.shape)
+        if expected_shape is not None and expected_shape != shape:
+            raise self._unexpected(entry, shape, expected_shape)
+        return _Planned(entry, source, structure, picked, shape)
+
+    def _planned_block(
+        self,
+        path: tuple[str, ...],
+        block: tuple[int, ...],
+        wanted: tuple[Index, ...],
+        expected_shape: tuple[int, ...] | None,
+    ) -> "_Planned":
         entry, source = self._array(path)
         structure = ArrayStructure.from_wire(entry.structure)
         region = block_region(structure, block)
@@ -122,12 +216,11 @@ class Arrays:
         shape = result_shape(within, inside)
         if expected_shape is not None and expected_shape != shape:
             raise self._unexpected(entry, shape, expected_shape)
-        self._require_small(path, structure, shape)
         picked = tuple(
             item + part.start if isinstance(item, int) else _shifted(item, part.start)
             for item, part in zip(within, region, strict=True)
         )
-        return as_bytes(self._part(entry, source, structure, picked, shape))
+        return _Planned(entry, source, structure, picked, shape)
 
     def frame_table(self, path: tuple[str, ...]) -> dict[str, Any]:
         """Return which event and which frame each row of an external array is: the frame map's wire form.
@@ -168,6 +261,10 @@ class Arrays:
             return entry, None if entry.column is not None else moment.data_source(entry.node.id)
 
     def _require_small(self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]) -> None:
+        # Twice: what is read, and what is put in order of it.
+        reserve(2 * self._require_below(path, structure, shape), f"this part of /{'/'.join(path)}")
+
+    def _require_below(self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]) -> int:
         size = math.prod(shape) * structure.numpy_dtype.itemsize
         if size > self._limits.response_bytes:
             raise TooLarge(
@@ -176,8 +273,7 @@ class Arrays:
                 wanted=size,
                 limit=self._limits.response_bytes,
             )
-        # Twice: what is read, and what is put in order of it.
-        reserve(2 * size, f"this part of /{'/'.join(path)}")
+        return size
 
     def _unexpected(
         self, entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]
@@ -224,17 +320,17 @@ class Arrays:
             return self._kept(entry, structure, picked)
         announced = ArrayStructure.from_wire(node.structure)
         watched = WatchedRoots(self._roots)
-        self._require_unchanged(entry, {0: None})
+        self.require_unchanged(entry, {0: None})
         with open_registered(source, announced, watched) as reader:
             try:
                 found = reader.read(picked, limit_bytes=self._limits.response_bytes)
             except Unreadable:
-                self._require_unchanged(entry, watched.fingerprints([asset.data_uri for asset in source.assets]))
+                self.require_unchanged(entry, watched.fingerprints([asset.data_uri for asset in source.assets]))
                 raise
-            self._require_unchanged(entry, {0: reader.fingerprint()}, watched)
+            self.require_unchanged(entry, {0: reader.fingerprint()}, watched)
         return found
 
-    def _require_unchanged(
+    def require_unchanged(
         self, entry: Entry, used: Mapping[int, Fingerprint | None], watched: WatchedRoots | None = None
     ) -> None:
         """Refuse values of files that are not those observed.
@@ -308,15 +404,15 @@ class Arrays:
         limit = self._limits.response_bytes
         watched = WatchedRoots(self._roots)
         used = [int(number) for number in np.unique(resources)]
-        self._require_unchanged(entry, dict.fromkeys(used))
+        self.require_unchanged(entry, dict.fromkeys(used))
         files = event_files(external)
         with open_reader(files, watched) as reader:
             try:
                 found = reader.read(resources, file_rows, inner, limit_bytes=limit)
             except Unreadable:  # that a file is another one explains more than what is odd about it
-                self._require_unchanged(entry, watched.fingerprints([resource.uri for resource in files.resources]))
+                self.require_unchanged(entry, watched.fingerprints([resource.uri for resource in files.resources]))
                 raise
-            self._require_unchanged(entry, {number: reader.fingerprint(number) for number in used}, watched)
+            self.require_unchanged(entry, {number: reader.fingerprint(number) for number in used}, watched)
         # Joined along the first axis: an event is several rows of the array.
         found = found[place, chosen % factor] if joined else found[place]
         return found[0] if isinstance(first, int) else found

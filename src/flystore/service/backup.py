@@ -27,7 +27,7 @@ import msgspec
 from flystore.catalog import SCHEMA, Catalog, copy_catalog, make_one_file, version_of
 from flystore.disk import failpoints, make_directory, replace_file, sync_directory
 from flystore.model.errors import Damaged, DiskFull, Misconfigured, Unavailable
-from flystore.model.structures import ZARR_MIMETYPE, Management
+from flystore.model.structures import KEPT_IN_FILES, Management
 
 ARRAYS_DIRECTORY = "arrays"
 CATALOG_FILE = "catalog.sqlite"
@@ -323,7 +323,7 @@ def _facts_of(copy: Path, scratch: Path) -> _Facts:
             while ids := snapshot.node_ids(after):
                 after = ids[-1]
                 for node_id, source in snapshot.data_sources(ids).items():
-                    if source.mimetype == ZARR_MIMETYPE and source.management is not Management.EXTERNAL:
+                    if source.mimetype in KEPT_IN_FILES and source.management is not Management.EXTERNAL:
                         named.add(str(node_id))
             return _Facts(schema, snapshot.last_position(), snapshot.count_runs(), named)
     finally:

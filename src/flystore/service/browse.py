@@ -14,7 +14,7 @@ import msgspec
 from flystore.catalog import Catalog, Node, Run, Snapshot
 from flystore.model.errors import NotFound
 from flystore.model.queries import Query, SortKey, Verdict
-from flystore.model.structures import BLUESKY_RUN, DataSource, Family
+from flystore.model.structures import BLUESKY_RUN, Asset, DataSource, Family
 from flystore.projection import ExternalArray, assets, unescape
 
 from .columns import column_structure
@@ -183,8 +183,15 @@ class Browse:
             # The files of a document-made array follow from its frame map; storing one row a file
             # would make a long scan of one-frame files cost ever more.
             external = ExternalArray.from_bytes(entry.node.external)
-            source = msgspec.structs.replace(source, assets=assets(external))
+            source = msgspec.structs.replace(source, assets=numbered(source.id or 0, assets(external)))
         return [source]
+
+
+def numbered(source_id: int, files: tuple[Asset, ...]) -> tuple[Asset, ...]:
+    """Return files that have no row of their own with ids by which callers can ask for them."""
+    # Above all ids that a database gives out soon, below what JavaScript can count.
+    first = source_id << 24
+    return tuple(msgspec.structs.replace(file, id=first + place) for place, file in enumerate(files))
 
 
 def everything_below(snapshot: Snapshot, path: tuple[str, ...]) -> Iterator[Node]:

@@ -1,10 +1,10 @@
 """Whether a file is still the one that was observed: a new file is never served as the old one.
 
-A file may grow while its run is written, and for a while after: detectors close files late. Until an observation is
-*settled* a file may therefore become longer and newer, but not shorter, and not another file. An observation is settled
-once the run has ended, nothing was heard of it for ten seconds, and the file was quiet for as long; from then on size
-and modification time must stay. Another inode alone says nothing: moving a file to other disks and restoring it from
-an archive keep size and time. See decision 0006.
+A file may be written to while its run is, and for a while after: detectors close files late, and HDF5 makes them a
+little shorter then. Until an observation is *settled* a file may therefore change, but not be another file; what is
+cut off is found where it is read. An observation is settled once the run has ended, nothing was heard of it for ten
+seconds, and the file was quiet for as long; from then on size and modification time must stay. Another inode alone
+says nothing: moving a file to other disks and restoring it from an archive keep size and time. See decision 0006.
 """
 
 from collections.abc import Iterator, Sequence
@@ -97,12 +97,12 @@ def compared(known: Observation | None, found: Sequence[ResourceProbe]) -> list[
 
 
 def change(old: Fingerprint, new: Fingerprint, *, settled: bool) -> str | None:
-    """Return in words how files differ from those observed; None if they are the same, or only grew."""
+    """Return in words how files differ from those observed; None if they are the same, or were still being written."""
     for before, after in _pairs(old, new, settled=settled):
         (old_inode, old_size, old_time), (inode, size, time) = before, after
         if (size, time) == (old_size, old_time):
             continue
-        if size < old_size:
+        if settled and size < old_size:
             return f"the file has {size} bytes, it had {old_size}"
         if inode != old_inode:
             return "another file is in its place"

@@ -10,8 +10,8 @@ import msgspec
 from flystore.catalog import Catalog, LogRecord, Node, is_as_stored, problem_of
 from flystore.model.errors import Damaged, FlystoreError, NotFound
 from flystore.model.frames import FrameDecoder
-from flystore.model.structures import ZARR_MIMETYPE, Family, Management
-from flystore.storage import ArrayStore, decode_segment
+from flystore.model.structures import KEPT_IN_FILES, ZARR_MIMETYPE, Family, Management
+from flystore.storage import ArrayStore, PartStore, decode_segment
 
 from .changed import compared
 from .findings import Check, checked
@@ -195,15 +195,16 @@ def _nodes(catalog: Catalog) -> Iterator[Node]:
 
 
 def _verify_arrays(catalog: Catalog, arrays: ArrayStore, check: Check, is_there: Callable[[int], bool]) -> None:
+    parts = PartStore(arrays.directory)
     for node in _nodes(catalog):
-        if node.family is not Family.ARRAY:
+        if node.family is Family.CONTAINER:
             continue
         with catalog.read() as snapshot:
             source = snapshot.data_source(node.id)
-        if source is None or source.mimetype != ZARR_MIMETYPE or source.management is Management.EXTERNAL:
+        if source is None or source.mimetype not in KEPT_IN_FILES or source.management is Management.EXTERNAL:
             continue
         where = f"the array /{'/'.join(node.path)}"
-        found = arrays.verify(str(node.id))
+        found = (arrays if source.mimetype == ZARR_MIMETYPE else parts).verify(str(node.id))
         if found.damaged and not is_there(node.id):
             continue
         check.checked += found.checked

@@ -1,15 +1,15 @@
 """Columns of slow data as arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from flystore.catalog import Node, Snapshot
+from flystore.catalog import Catalog, Node, Segment, Snapshot
 from flystore.model.errors import Damaged, NotFound
 from flystore.model.structures import ArrayStructure, TableStructure
 from flystore.projection import cast_column
-from flystore.storage import decode_segment, reserve
+from flystore.storage import decode_segment, released, reserve
 
 from .projecting import series_of
 
@@ -29,21 +29,28 @@ def stored_pieces(snapshot: Snapshot, series: str, names: Sequence[str]) -> list
     """
     pieces: list[list[pa.Array]] = [[] for _ in names]
     for segment in snapshot.segments(series):
-        assert segment.body is not None
-        reserve(len(segment.body), f"the rows of {series}")
-        batch = decode_segment(segment.body)
-        if batch.num_rows != segment.rows:
-            raise Damaged(
-                f"the segment of {series} at row {segment.first_row} holds {batch.num_rows} rows, not {segment.rows}"
-            )
+        batch = _batch_of(segment, series)
         for place, name in enumerate(names):
             known = name in batch.schema.names
             pieces[place].append(batch.column(name) if known else pa.nulls(batch.num_rows))
     return pieces
 
 
-def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a table node's rows, all columns or those named in the order asked for and the index, if it has one.
+def _batch_of(segment: Segment, series: str) -> pa.RecordBatch:
+    assert segment.body is not None
+    reserve(len(segment.body), f"the rows of {series}")
+    batch = decode_segment(segment.body)
+    if batch.num_rows != segment.rows:
+        raise Damaged(
+            f"the segment of {series} at row {segment.first_row} holds {batch.num_rows} rows, not {segment.rows}"
+        )
+    return batch
+
+
+def shown_schema(node: Node, columns: Sequence[str] | None = None) -> tuple[pa.Schema, tuple[str, ...]]:
+    """Return the schema in which a table node's columns are shown, and which of them are its index.
+
+    All columns, or those named in the order asked for and the index, if there is one.
 
     Raises
     ------
@@ -60,9 +67,51 @@ def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = N
                 columns=unknown,
                 status=400,
             )
-        # The index of a DataFrame is in the schema and not among the columns; rows without it are nameless.
-        index = [name for name in schema.names if name not in (*node.structure["columns"], *columns)]
+    # The index of a DataFrame is in the schema and not among the columns; rows without it are nameless.
+    wanted = node.structure["columns"] if columns is None else columns
+    index = [name for name in schema.names if name not in (*node.structure["columns"], *wanted)]
+    if columns is not None:
         schema = pa.schema([schema.field(name) for name in (*columns, *index)], metadata=schema.metadata)
+    return schema, tuple(index)
+
+
+def shown_rows(
+    catalog: Catalog, series: str, schema: pa.Schema, rows: int, began: int | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the first `rows` rows of a series as `schema` shows them, a batch a segment, with no transaction open.
+
+    Parameters
+    ----------
+    began
+        What `Snapshot.began` said when the rows were counted.
+
+    Raises
+    ------
+    Damaged
+        If a segment is not what was stored.
+    NotReady
+        If the rows were replaced meanwhile.
+    """
+    for segment in catalog.segments(series, 0, rows, began):
+        with released():
+            batch = _batch_of(segment, series)
+        arrays = [
+            cast_column(batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows), kind)
+            for name, kind in zip(schema.names, schema.types, strict=True)
+        ]
+        found = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        yield found.slice(0, rows - segment.first_row)
+
+
+def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a table node's rows, all columns or those named in the order asked for and the index, if it has one.
+
+    Raises
+    ------
+    NotFound
+        If a column is not there; carries the names that are.
+    """
+    schema, _ = shown_schema(node, columns)
     stored = stored_pieces(snapshot, series_of_table(node), schema.names)
     shown = [
         pa.chunked_array([cast_column(piece, field.type) for piece in pieces], field.type)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from flystore.catalog import Catalog
-from flystore.model.frames import FrameEncoder, frame, is_document
+from flystore.model.frames import FrameDecoder, FrameEncoder, frame, is_document
 
 from .browse import run_at
 from .log_bodies import in_order, payloads_of
@@ -27,6 +27,20 @@ class FoundDocuments(msgspec.Struct, frozen=True):
     reconstructed: bool
 
 
+class ReadDocuments(msgspec.Struct, frozen=True):
+    """A run's documents.
+
+    Attributes
+    ----------
+    documents : iterator of (name, document)
+    reconstructed : bool
+        As in `FoundDocuments`.
+    """
+
+    documents: Iterator[Document]
+    reconstructed: bool
+
+
 class Documents:
     """Serves documents; those that came as such without holding a run in memory."""
 
@@ -43,11 +57,32 @@ class Documents:
         """
         with self._catalog.read() as snapshot:
             run = run_at(snapshot, path)
-            # Rebuilt before the first byte is sent, so that what cannot be read is an answer and no broken stream.
-            rebuilt = list(reconstructed(snapshot, path)) if run.writer != "documents" else []
         if run.writer == "documents":
             return FoundDocuments(self._logged(run.uid, first, run.watermark), False)
-        return FoundDocuments(_encoded(rebuilt, first), True)
+        # Rebuilt before the first byte is sent, so that what cannot be read is an answer and no broken stream.
+        return FoundDocuments(_encoded(list(reconstructed(self._catalog, path)), first), True)
+
+    def read(self, path: tuple[str, ...]) -> ReadDocuments:
+        """Return the documents of run `path` themselves, read as they are asked for.
+
+        Raises
+        ------
+        NotFound
+            If `path` is not a run.
+        """
+        with self._catalog.read() as snapshot:
+            run = run_at(snapshot, path)
+        if run.writer == "documents":
+            return ReadDocuments(self._decoded(run.uid, run.watermark), False)
+        return ReadDocuments(reconstructed(self._catalog, path), True)
+
+    def _decoded(self, uid: str, watermark: int) -> Iterator[Document]:
+        decoder = FrameDecoder()
+        for record in in_order(self._catalog.documents(uid), uid, watermark):
+            for payload in payloads_of(record):
+                document = decoder.decode(payload)
+                if document is not None:
+                    yield document
 
     def _logged(self, uid: str, first: int, watermark: int) -> Iterator[bytes]:
         # Templates come before the events that need them, so all records are walked from the first on.

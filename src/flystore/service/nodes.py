@@ -18,8 +18,11 @@ import pyarrow as pa
 from flystore.catalog import Catalog, Node, Run, Transaction
 from flystore.model.errors import Conflict, InvalidRequest, MadeFromDocuments, NotFound, TooLarge, Unsupported
 from flystore.model.structures import (
+    AWKWARD_MIMETYPE,
     BLUESKY_RUN,
+    RAGGED_MIMETYPE,
     SEGMENTS_MIMETYPE,
+    SPARSE_MIMETYPE,
     ZARR_MIMETYPE,
     ArrayStructure,
     Asset,
@@ -30,7 +33,7 @@ from flystore.model.structures import (
     TableStructure,
 )
 from flystore.readers import is_readable
-from flystore.storage import ArrayStore, candidate_paths, decode_untrusted, encode_segment, uri_of_path
+from flystore.storage import ArrayStore, PartStore, candidate_paths, decode_untrusted, encode_segment, uri_of_path
 
 from .browse import Browse, everything_below, is_run, require_family
 from .chunks import reserve_chunks
@@ -44,6 +47,11 @@ from .requests import MetadataPatch, NewNode, seconds_of, specs_from_wire
 
 OCTETS = "application/octet-stream"
 _PLAIN_INDEX = re.compile(r"__index_level_\d+__")
+_PARTS = {
+    Family.AWKWARD: AWKWARD_MIMETYPE,
+    Family.RAGGED: RAGGED_MIMETYPE,
+    Family.SPARSE: SPARSE_MIMETYPE,
+}
 MOST_CHUNKS = 1 << 20
 """Chunks along one axis of an array that grows."""
 
@@ -56,6 +64,7 @@ class Nodes:
         catalog: Catalog,
         browse: Browse,
         arrays: ArrayStore,
+        parts: PartStore,
         prober: Prober,
         limits: Limits,
         clock: Callable[[], float] = time.time,
@@ -63,6 +72,7 @@ class Nodes:
         self._catalog = catalog
         self._browse = browse
         self._arrays = arrays
+        self._parts = parts
         self._prober = prober
         self._limits = limits
         self._clock = clock
@@ -132,6 +142,13 @@ class Nodes:
             uri = uri_of_path(str(self._arrays.directory.resolve() / key))
             asset = Asset(uri, is_directory=True, parameter="data_uri", num=None)
             return msgspec.structs.replace(source, mimetype=ZARR_MIMETYPE, assets=(asset,))
+        default = _PARTS.get(source.family)
+        if default is not None and source.mimetype in ("", default):
+            key = str(node.id)
+            self._parts.create(key)
+            uri = uri_of_path(str(self._parts.directory.resolve() / key))
+            asset = Asset(uri, is_directory=True, parameter="data_uri", num=None)
+            return msgspec.structs.replace(source, mimetype=default, assets=(asset,))
         raise _unknown_mimetype(source.mimetype or f"(default for {source.family})")
 
     def update_data_source(self, path: tuple[str, ...], source: DataSource) -> None:

@@ -6,48 +6,77 @@ array, stop. Event uids, Resource and Datum documents, the timestamps of externa
 original StreamDatum ranges are gone; that is why such documents are marked *reconstructed*.
 """
 
+import heapq
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from flystore.catalog import Node, Snapshot
+from flystore.catalog import Catalog, Node, Snapshot
 from flystore.model.structures import BLUESKY_STREAM, SEGMENTS_MIMETYPE, DataSource, Family, Management
 
 from .browse import everything_below
-from .columns import read_table
+from .columns import series_of_table, shown_rows, shown_schema
 
 Document = tuple[str, dict[str, Any]]
+_Timed: TypeAlias = tuple[tuple[float, int], Document]
 _LAST = float("inf")
 
 
-def reconstructed(snapshot: Snapshot, path: tuple[str, ...]) -> Iterator[Document]:
-    """Yield the documents of the run at `path`: start, the rest by time, external files, stop."""
-    run = snapshot.node(path)
-    if run is None:
-        return
-    uid = run.run_uid or run.key
-    start = run.metadata.get("start")
+class _Rows(NamedTuple):
+    """A table of events, as it was when the run was looked at."""
+
+    node: Node
+    series: str
+    rows: int
+    began: int | None
+    descriptors: list[dict[str, Any]]
+
+
+def reconstructed(catalog: Catalog, path: tuple[str, ...]) -> Iterator[Document]:
+    """Yield the documents of the run at `path`: start, the rest by time, external files, stop.
+
+    Rows are read as they are asked for, with no transaction open in between; those appended meanwhile are not told.
+    """
+    timed: list[_Timed] = []
+    tables: list[_Rows] = []
+    files: list[Document] = []
+    with catalog.read() as snapshot:
+        run = snapshot.node(path)
+        if run is None:
+            return
+        uid = run.run_uid or run.key
+        for stream in _streams(snapshot, run):
+            descriptors = _descriptors(stream, uid)
+            timed += [((_seconds(doc.get("time")), 0), ("descriptor", doc)) for doc in descriptors]
+            for child in everything_below(snapshot, stream.path):
+                source = snapshot.data_source(child.id)
+                if source is None:
+                    continue
+                if child.family is Family.TABLE and source.mimetype == SEGMENTS_MIMETYPE:
+                    series = series_of_table(child)
+                    tables.append(_Rows(child, series, snapshot.rows(series), snapshot.began(series), descriptors))
+                elif source.management is Management.EXTERNAL:
+                    files += _external(child, source, descriptors[0], uid)
+    start, stop = run.metadata.get("start"), run.metadata.get("stop")
     if isinstance(start, dict):
         yield "start", start
-    timed: list[tuple[float, int, Document]] = []
-    files: list[Document] = []
-    for stream in _streams(snapshot, run):
-        descriptors = _descriptors(stream, uid)
-        timed += [(_seconds(doc.get("time")), 0, ("descriptor", doc)) for doc in descriptors]
-        for child in everything_below(snapshot, stream.path):
-            source = snapshot.data_source(child.id)
-            if source is None:
-                continue
-            if child.family is Family.TABLE and source.mimetype == SEGMENTS_MIMETYPE:
-                timed += [(_seconds(doc["time"]), 1, ("event", doc)) for doc in _events(snapshot, child, descriptors)]
-            elif source.management is Management.EXTERNAL:
-                files += _external(child, source, descriptors[0], uid)
-    timed.sort(key=lambda item: item[:2])
-    for _, _, document in timed:
+    timed.sort(key=_moment)
+    for _, document in heapq.merge(timed, *(_in_time(catalog, table) for table in tables), key=_moment):
         yield document
     yield from files
-    stop = run.metadata.get("stop")
     if isinstance(stop, dict):
         yield "stop", stop
+
+
+def _moment(item: _Timed) -> tuple[float, int]:
+    return item[0]
+
+
+def _in_time(catalog: Catalog, table: _Rows) -> Iterator[_Timed]:
+    """Yield events in the order of their rows, each not before the one in the row above, nor before its stream."""
+    latest = _seconds(table.descriptors[0].get("time"))
+    for doc in _events(catalog, table):
+        latest = max(latest, _seconds(doc["time"]))
+        yield (latest, 1), ("event", doc)
 
 
 def _streams(snapshot: Snapshot, run: Node) -> Iterator[Node]:
@@ -80,24 +109,46 @@ def _descriptors(stream: Node, uid: str) -> list[dict[str, Any]]:
     return [first, *(descriptor for descriptor in later if isinstance(descriptor["uid"], str))]
 
 
-def _events(snapshot: Snapshot, table: Node, descriptors: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    seen: dict[tuple[str, int], int] = {}
-    for row in read_table(snapshot, table).to_pylist():
-        seq_num, moment = row.pop("seq_num", None), row.pop("time", None)
-        moment = 0.0 if moment is None else moment
-        owner = _descriptor_at(descriptors, moment)
-        timestamps = {key[3:]: row.pop(key) for key in [k for k in row if k.startswith("ts_") and k[3:] in row]}
-        repeat = seen.get((owner, seq_num), 0)
-        seen[owner, seq_num] = repeat + 1
-        uid = f"event-{owner}-{seq_num}" + (f"-{repeat}" if repeat else "")
-        yield {
-            "uid": uid,
-            "descriptor": owner,
-            "seq_num": seq_num,
-            "time": moment,
-            "data": row,
-            "timestamps": timestamps,
-        }
+def _events(catalog: Catalog, table: _Rows) -> Iterator[dict[str, Any]]:
+    seen: dict[str, _Seen] = {}
+    schema, _ = shown_schema(table.node)
+    for batch in shown_rows(catalog, table.series, schema, table.rows, table.began):
+        for row in batch.to_pylist():
+            seq_num, moment = row.pop("seq_num", None), row.pop("time", None)
+            moment = 0.0 if moment is None else moment
+            owner = _descriptor_at(table.descriptors, moment)
+            timestamps = {key[3:]: row.pop(key) for key in [k for k in row if k.startswith("ts_") and k[3:] in row]}
+            repeat = seen.setdefault(owner, _Seen()).count(seq_num)
+            uid = f"event-{owner}-{seq_num}" + (f"-{repeat}" if repeat else "")
+            yield {
+                "uid": uid,
+                "descriptor": owner,
+                "seq_num": seq_num,
+                "time": moment,
+                "data": row,
+                "timestamps": timestamps,
+            }
+
+
+class _Seen:
+    """Counts how often each number was met; numbers that only go up by one take no memory."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._next = 0
+        self._others: dict[Any, int] = {}
+
+    def count(self, number: Any) -> int:
+        """Return how often `number` was met before."""
+        if self._first is None and isinstance(number, int):
+            self._first = self._next = number
+        inside = self._first is not None and isinstance(number, int) and self._first <= number < self._next
+        before = self._others.get(number, 0) + inside
+        if self._first is not None and number == self._next:
+            self._next += 1
+        else:
+            self._others[number] = self._others.get(number, 0) + 1
+        return before
 
 
 def _seconds(time: Any, default: float = 0.0) -> float:

@@ -5,17 +5,23 @@ from typing import Annotated, Any, Self
 
 import msgspec
 
-from flystore.model.errors import InvalidRequest, TooLarge, Unsupported
+from flystore.model.errors import InvalidRequest, TooLarge
 from flystore.model.structures import (
     ArrayStructure,
     Asset,
+    AwkwardStructure,
     DataSource,
     Family,
     Management,
     RaggedStructure,
+    SparseStructure,
     Spec,
     TableStructure,
 )
+
+from .awkward import check_awkward
+from .ragged import check_ragged
+from .sparse import check_sparse
 
 MAX_SPECS = 20
 
@@ -97,8 +103,8 @@ def check_structure(family: Family, structure: Any) -> dict[str, Any] | None:
     ------
     InvalidRequest
         If it is not one; chunks must add up to the shape.
-    Unsupported
-        If the family is one that this service does not serve.
+    TooLarge
+        If it has more axes, chunks or parts than any node may have.
     """
     match family:
         case Family.ARRAY:
@@ -106,9 +112,11 @@ def check_structure(family: Family, structure: Any) -> dict[str, Any] | None:
         case Family.TABLE:
             return _checked_table(TableStructure.from_wire(structure)).to_wire()
         case Family.RAGGED:
-            return RaggedStructure.from_wire(structure).to_wire()
-        case Family.AWKWARD | Family.SPARSE:
-            raise Unsupported(f"nodes of family {family} are not served here", family=family, status=415)
+            return check_ragged(RaggedStructure.from_wire(structure)).to_wire()
+        case Family.AWKWARD:
+            return check_awkward(AwkwardStructure.from_wire(structure)).to_wire()
+        case Family.SPARSE:
+            return check_sparse(SparseStructure.from_wire(structure)).to_wire()
         case _:
             return structure
 

@@ -9,20 +9,27 @@ from flystore.catalog import Catalog
 from flystore.disk import Trust, make_directory
 from flystore.model.errors import Misconfigured, NotFound
 from flystore.model.structures import Family, Management
-from flystore.storage import ArrayStore, Budget, PathMap, Roots
+from flystore.storage import ArrayStore, Budget, PartStore, PathMap, Roots
 
 from .arrays import Arrays
+from .assets import Assets
+from .awkward import Awkward
 from .backup import ARRAYS_DIRECTORY, CATALOG_FILE
 from .browse import Browse, everything_below
 from .documents import Documents
+from .exporting import Exports
 from .ingest import Ingest
+from .kept import KeptNodes
 from .limits import Limits
 from .nodes import Nodes
 from .probing import Prober
 from .ragged import Ragged
 from .rebuilding import Rebuilt, rebuild
+from .sparse import Sparse
+from .stored_forms import StoredForms
 from .tables import Tables
 from .verdicts import Verdicts
+from .zarr_view import ZarrView
 
 
 class Service:
@@ -30,7 +37,7 @@ class Service:
 
     Attributes
     ----------
-    browse, arrays, tables, ragged, documents, verdicts
+    browse, arrays, tables, ragged, awkward, sparse, assets, zarr, documents, verdicts
         Reading.
     ingest, nodes
         Writing: documents, and the Tiled protocol.
@@ -54,11 +61,18 @@ class Service:
         self.browse = Browse(catalog, self.limits)
         self.tables = Tables(catalog, self.browse, self.limits)
         self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits)
-        self.ragged = Ragged(catalog, self.browse, self.limits)
+        parts = PartStore(array_store.directory, self._trust)
+        kept = KeptNodes(catalog, self.browse, parts)
+        self.ragged = Ragged(catalog, self.browse, self.limits, kept)
+        self.awkward = Awkward(kept, self.limits)
+        self.sparse = Sparse(kept, self.limits)
+        self.assets = Assets(self.browse, array_store, roots)
+        self.zarr = ZarrView(self.browse, self.arrays, StoredForms(self.arrays, array_store, roots), self._prober)
         self.documents = Documents(catalog)
+        self.exports = Exports(catalog, self.browse, self.arrays, self.ragged, self.documents)
         self.verdicts = Verdicts(catalog, self._prober, self.limits)
         self.ingest = Ingest(catalog, self._prober, self.limits, self.verdicts.line_after_stop)
-        self.nodes = Nodes(catalog, self.browse, array_store, self._prober, self.limits)
+        self.nodes = Nodes(catalog, self.browse, array_store, parts, self._prober, self.limits)
 
     @classmethod
     def open(

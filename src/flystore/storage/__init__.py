@@ -6,8 +6,20 @@ descriptor. Nothing here writes to a file that it did not make.
 """
 
 from ._arrays import ArrayStore, block_region
-from ._budget import Account, Budget, held, memory_of_this_machine, reserve
+from ._budget import Account, Budget, held, memory_of_this_machine, released, reserve
+from ._buffers import (
+    MOST_ENTRIES,
+    PartStore,
+    names_in,
+    pack,
+    pack_table,
+    read_parquet,
+    read_zip,
+    rows_of,
+    unpack_untrusted,
+)
 from ._limits import human_bytes, require_below
+from ._passing import StoredArray, without_sum
 from ._roots import FileStream, OpenedFile, PathMap, Roots
 from ._segments import (
     decode_segment,
@@ -18,14 +30,17 @@ from ._sums import ArrayCheck
 from ._uris import candidate_paths, is_windows, uri_of_path
 
 __all__ = [
+    "MOST_ENTRIES",
     "Account",
     "ArrayCheck",
     "ArrayStore",
     "Budget",
     "FileStream",
     "OpenedFile",
+    "PartStore",
     "PathMap",
     "Roots",
+    "StoredArray",
     "block_region",
     "candidate_paths",
     "decode_segment",
@@ -35,7 +50,16 @@ __all__ = [
     "human_bytes",
     "is_windows",
     "memory_of_this_machine",
+    "names_in",
+    "pack",
+    "pack_table",
+    "read_parquet",
+    "read_zip",
+    "released",
     "require_below",
     "reserve",
+    "rows_of",
+    "unpack_untrusted",
     "uri_of_path",
+    "without_sum",
 ]

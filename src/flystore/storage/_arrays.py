@@ -38,6 +38,7 @@ from flystore.model.slices import Item, normalise, result_shape, selected
 from flystore.model.structures import ArrayStructure
 
 from ._limits import require_below
+from ._passing import StoredArray, stored_array, stored_chunk
 from ._sums import METADATA, WRITTEN, ArrayCheck, check_array, checked_metadata, summed_metadata, written, written_line
 
 _T = TypeVar("_T")
@@ -151,7 +152,6 @@ class ArrayStore:
                 dimension_names=None if extra else structure.dims,
                 attributes={"dtype": structure.dtype},
                 zarr_format=3,
-                config=_ALL_CHUNKS,
             )
             (path / WRITTEN).touch()
             sync_directory(path.parent)
@@ -266,6 +266,28 @@ class ArrayStore:
         with self._lock(key):
             return check_array(path)
 
+    def stored(self, key: str, structure: ArrayStructure) -> StoredArray | None:
+        """Return how the chunks of an array are stored; None where nothing is stored, or in an unknown way.
+
+        Raises
+        ------
+        Damaged
+            If the array is not there, or its metadata fail their checksum.
+        """
+        if structure.numpy_dtype.itemsize == 0:
+            return None
+        return self._guarded(key, lambda: stored_array(self._path(key), structure))
+
+    def stored_chunk(self, key: str, stored: StoredArray, index: Sequence[int]) -> bytes | None:
+        """Return a chunk as it is stored, after a look at its checksum; None if nobody wrote it.
+
+        Raises
+        ------
+        Damaged
+            If it was written and is gone, or fails its checksum.
+        """
+        return self._guarded(key, lambda: stored_chunk(self._path(key), stored, index))
+
     def delete(self, key: str) -> None:
         """Remove an array; one that is not there is removed already."""
         path = self._path(key)
@@ -309,7 +331,7 @@ class ArrayStore:
             self._guarded(key, lambda: self._open(key).__setitem__(region, _to_stored(values)))
 
     def _open(self, key: str) -> Any:
-        return zarr.open_array(_DurableStore(self._path(key)), mode="r+", zarr_format=3, config=_ALL_CHUNKS)
+        return zarr.open_array(_DurableStore(self._path(key)), mode="r+", zarr_format=3).with_config(_ALL_CHUNKS)
 
     def _writing(self, key: str) -> AbstractContextManager[None]:
         return self._trust.writing(f"the array {key!r}")

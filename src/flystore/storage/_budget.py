@@ -157,6 +157,18 @@ def held(nbytes: int, what: str) -> Iterator[None]:
         account.give_back(nbytes)
 
 
+@contextmanager
+def released() -> Iterator[None]:
+    """Give back at the end of the block what was reserved within it: for work that is done piece by piece."""
+    account = _account.get()
+    before = 0 if account is None else account.held_bytes
+    try:
+        yield
+    finally:
+        if account is not None:
+            account.give_back(account.held_bytes - before)
+
+
 def memory_of_this_machine() -> int:
     """Return the bytes of memory that this process may use: the machine's, or less in a container."""
     # Not os.sysconf alone: in a container it tells the host's.

@@ -25,6 +25,7 @@ from flystore.model.errors import (
     MissingAsset,
     NoAccess,
     OutsideRoots,
+    TooLarge,
     Truncated,
     Unreadable,
 )
@@ -312,6 +313,42 @@ class Roots:
                 return [(e.name, e.stat().st_size) for e in found if self._listable(e)]
 
         yield from self._explained(uri, entries)
+
+    def files_below(self, uri: str, most: int) -> list[str]:
+        """Return the paths of the regular files at any depth below a directory, with ``/``, relative to it, in order.
+
+        Symlinks to files are followed only where they stay below this directory; those to directories are not.
+
+        Raises
+        ------
+        TooLarge
+            If there are more than `most`.
+        Unreadable
+            If the URI is no directory, or part of it may not be looked at.
+        OutsideRoots, MissingAsset, Unsupported, InvalidRequest
+            As `open` does.
+        """
+        directory = self.resolve(uri)
+        narrowed = Roots([directory])
+
+        def listed() -> list[str]:
+            if not directory.is_dir():
+                raise Unreadable(f"{uri} is not a directory", uri=uri)
+            found: list[str] = []
+            waiting = [""]
+            while waiting:
+                below = waiting.pop()
+                with os.scandir(os.path.join(directory, below)) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(f"{below}{entry.name}/")
+                        elif narrowed._listable(entry):
+                            found.append(f"{below}{entry.name}")
+                            if len(found) > most:
+                                raise TooLarge(f"{uri} has more than {most} files", limit=most)
+            return sorted(found)
+
+        return self._explained(uri, listed)
 
     def _listable(self, entry: os.DirEntry[str]) -> bool:
         if entry.is_symlink() and not self._contains(os.path.realpath(entry.path)):

@@ -9,7 +9,9 @@ from typing import Any
 
 
 @contextmanager
-def serving(app: Any, *, lifespan: str = "auto", start_seconds: float = 30.0) -> Iterator[str]:
+def serving(
+    app: Any, *, lifespan: str = "auto", start_seconds: float = 30.0, settings: dict[str, Any] | None = None
+) -> Iterator[str]:
     """Serve `app` with uvicorn in a thread, on a port the system chooses.
 
     Parameters
@@ -17,6 +19,8 @@ def serving(app: Any, *, lifespan: str = "auto", start_seconds: float = 30.0) ->
     app : ASGI application
     lifespan : str
         uvicorn's setting: ``auto``, ``on`` or ``off``.
+    settings : dict, optional
+        More of uvicorn's settings, such as those of `flystore.http.server_settings`.
     start_seconds : float
         How long the application may take to start.
 
@@ -31,7 +35,8 @@ def serving(app: Any, *, lifespan: str = "auto", start_seconds: float = 30.0) ->
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    config = uvicorn.Config(app, log_level="warning", lifespan=lifespan, timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    own: dict[str, Any] = {"log_level": "warning", "lifespan": lifespan, "timeout_graceful_shutdown": 1}
+    config = uvicorn.Config(app, **own, **(settings or {}))
     server = uvicorn.Server(config)
     ready = threading.Event()
     failed: list[BaseException] = []

@@ -23,7 +23,7 @@ NS = 1_000_000_000
         ((8, *FILE[1:]), None, None),  # moved to another disk, restored from an archive
         ((7, 1000, FILE[2] + 1), None, "written to"),
         ((7, 1200, FILE[2] + 1), None, "written to"),
-        ((7, 900, FILE[2] + 1), "had 1000", "had 1000"),
+        ((7, 900, FILE[2] + 1), None, "had 1000"),  # HDF5 gives room back when it closes a file
         ((8, 1200, FILE[2] + 1), "another file", "another file"),
         ((8, 1000, FILE[2] - 1), "another file", "another file"),
     ],

@@ -63,7 +63,10 @@ def test_a_written_chunk_that_is_gone_is_damage(written):
 
 
 def test_zeros_that_were_written_are_kept_like_any_value(store):
+    store.write_full("a", STRUCTURE, VALUES)
     store.write_full("a", STRUCTURE, np.zeros((6, 4)))
+    assert (store.read("a", STRUCTURE) == 0).all()
+    assert store.verify("a").damaged == []
     chunk(store, 2).unlink()
     with pytest.raises(Damaged):
         store.read("a", STRUCTURE)

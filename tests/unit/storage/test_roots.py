@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from flystore.model.errors import InvalidRequest, MissingAsset, OutsideRoots, Truncated, Unreadable
+from flystore.model.errors import InvalidRequest, MissingAsset, NoAccess, OutsideRoots, Truncated, Unreadable
 from flystore.storage import PathMap, Roots
 
 
@@ -173,7 +173,7 @@ def test_a_loop_of_symlinks_is_unreadable(roots, place):
         roots.open(uri(place / "root/a"))
 
 
-def test_refused_permission_is_unreadable_and_not_missing(roots, place, monkeypatch):
+def test_refused_permission_has_a_word_of_its_own_and_is_not_missing(roots, place, monkeypatch):
     true_open = os.open
 
     def deny(path, flags, *args):
@@ -182,7 +182,7 @@ def test_refused_permission_is_unreadable_and_not_missing(roots, place, monkeypa
         return true_open(path, flags, *args)
 
     monkeypatch.setattr(os, "open", deny)
-    with pytest.raises(Unreadable, match="Permission denied"):
+    with pytest.raises(NoAccess, match="may not be read by the user that this service runs as"):
         roots.open(uri(place / "root/x.bin"))
 
 

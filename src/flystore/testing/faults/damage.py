@@ -1,7 +1,8 @@
 """Damaged files and bodies through our own parsers, in a process of its own that may crash.
 
-``python -m flystore.testing.faults.damage DIR SEED FIRST COUNT`` prints a line before each case and one at the end, so that
-who started it knows which case ended the process. What is wrong with a case is a line that begins with ``!``.
+``python -m flystore.testing.faults.damage DIR SEED FIRST COUNT`` prints a line before each case and one at the
+end, so that who started it knows which case ended the process. What is wrong with a case is a line that begins
+with ``!``.
 """
 
 import io

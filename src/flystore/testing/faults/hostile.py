@@ -69,17 +69,17 @@ def _hdf5_files(root: Path) -> Iterator[dict[str, Any]]:
     uri = f"file://localhost{root}"
     with h5py.File(root / "declares.h5", "w", libver="latest") as file:
         file.create_dataset("wide", (1 << 36, 1 << 20), "<f8", chunks=(1, 1 << 20))
-        # One chunk of 1 GiB, which deflate makes a megabyte of.
-        space = file.create_dataset("chunk", (1, 1 << 27), "<f8", chunks=(1, 1 << 27), compression="gzip")
-        inflated = gzip_of_zeros(1 << 30)
+        # One chunk of 512 MiB, which deflate makes half a megabyte of.
+        space = file.create_dataset("chunk", (1, 1 << 26), "<f8", chunks=(1, 1 << 26), compression="gzip")
+        inflated = gzip_of_zeros(1 << 29)
         space.id.write_direct_chunk((0, 0), inflated)
-    yield registered("chunk", f"{uri}/declares.h5", of("<f8", (1, 1 << 27)), "application/x-hdf5", dataset="chunk")
+    yield registered("chunk", f"{uri}/declares.h5", of("<f8", (1, 1 << 26)), "application/x-hdf5", dataset="chunk")
     yield registered("wide", f"{uri}/declares.h5", of("<f8", (1 << 36, 1 << 20)), "application/x-hdf5", dataset="wide")
     _unwritten(root / "sparse.h5", h5py.h5t.IEEE_F64LE, 1 << 29, None)
     yield registered("declares", f"{uri}/sparse.h5", of("<f8", (1 << 29,)), "application/x-hdf5", dataset="x")
-    # Ten million chunks that are all there, in a file that takes no space: their index alone is large.
-    _unwritten(root / "chunks.h5", h5py.h5t.STD_U8LE, 10_000_000, 1)
-    yield registered("chunks", f"{uri}/chunks.h5", of("|u1", (10_000_000,)), "application/x-hdf5", dataset="x")
+    # Two million chunks that are all there, in a file that takes no space: their index alone is large.
+    _unwritten(root / "chunks.h5", h5py.h5t.STD_U8LE, 2_000_000, 1)
+    yield registered("chunks", f"{uri}/chunks.h5", of("|u1", (2_000_000,)), "application/x-hdf5", dataset="x")
 
 
 def _unwritten(path: Path, kind: Any, length: int, chunk: int | None) -> None:
@@ -157,10 +157,10 @@ def file_bombs() -> list[Bomb]:
     refused = (*LARGE, "unreadable", "truncated", "unsupported")
     return [
         Bomb("HDF5 that declares 4 GB", "GET", f"{full}/declares", LARGE),
-        Bomb("HDF5, a chunk of 1 GiB in 1 MB", "GET", f"{full}/chunk?slice=0,0", LARGE),
+        Bomb("HDF5, a chunk of 512 MiB in half a MB", "GET", f"{full}/chunk?slice=0,0", LARGE),
         Bomb("HDF5 that declares 4 GB, backwards", "GET", f"{full}/declares?slice=::-1", LARGE),
         Bomb("HDF5 that declares 2**59 bytes", "GET", f"{full}/wide?slice=0", (*LARGE, "unsupported")),
-        Bomb("HDF5, ten million chunks", "GET", f"{full}/chunks?slice=0", refused),
+        Bomb("HDF5, two million chunks", "GET", f"{full}/chunks?slice=0", refused),
         Bomb("TIFF that declares 4 GB", "GET", f"{full}/tiff?slice=0,0", refused),
         Bomb("NPY of 128 GB to be turned", "GET", f"{full}/fortran?slice=0", refused),
         Bomb("NPY of pickles", "GET", f"{full}/objects", ("unsupported",)),
@@ -174,23 +174,23 @@ def request_bombs() -> list[Bomb]:
 
 
 def _bodies() -> Iterator[Bomb]:
-    wide = b'{"id":"w","structure_family":"container","metadata":{"a":[' + b"[]," * 10_000_000 + b"[]]}}"
+    wide = b'{"id":"w","structure_family":"container","metadata":{"a":[' + b"[]," * 5_000_000 + b"[]]}}"
     deep = b'{"id":"d","structure_family":"container","metadata":{"a":%s}}'
-    yield Bomb("JSON of ten million lists", "POST", "/metadata/", LARGE, wide)
+    yield Bomb("JSON of five million lists", "POST", "/metadata/", LARGE, wide)
     for depth in (65, 500, 100_000):
         yield Bomb(f"JSON {depth} deep", "POST", "/metadata/", WRONG, deep % (b"[" * depth + b"]" * depth))
     yield Bomb("an integer of 5,000 digits", "POST", "/metadata/", WRONG, deep % (b"9" * 5000))
     zipped = gzip.compress(deep % (b"[" + b"0," * 20_000_000 + b"0]"))
     yield Bomb("a gzip body", "POST", "/metadata/", ("unsupported",), zipped, {"Content-Encoding": "gzip"})
     yield Bomb("a zstd body", "PUT", "/array/full/big", ("unsupported",), b"x", {"Content-Encoding": "zstd", **OCTETS})
-    many = b"\x83\xa2id\xa1m\xb0structure_family\xa9container\xa8metadata\x81\xa1a\xdd" + struct.pack(">I", 10_000_000)
-    yield Bomb("msgpack of ten million lists", "POST", "/metadata/", LARGE, many + b"\x90" * 10_000_000, MSGPACK)
+    many = b"\x83\xa2id\xa1m\xb0structure_family\xa9container\xa8metadata\x81\xa1a\xdd" + struct.pack(">I", 5_000_000)
+    yield Bomb("msgpack of five million lists", "POST", "/metadata/", LARGE, many + b"\x90" * 5_000_000, MSGPACK)
     yield Bomb("msgpack 100,000 deep", "POST", "/metadata/", WRONG, b"\x91" * 100_000 + b"\xc0", MSGPACK)
     yield Bomb("msgpack of 2**32 - 1 items", "POST", "/metadata/", WRONG, b"\xdd\xff\xff\xff\xff", MSGPACK)
     yield Bomb("msgpack of 2**32 - 1 bytes", "POST", "/metadata/", WRONG, b"\xc6\xff\xff\xff\xff", MSGPACK)
     ingest = "/ingest/bomb?first=0&epoch=0"
-    document = b"\x93\x00\xa5start\x81\xa1a\xdd" + struct.pack(">I", 10_000_000) + b"\x90" * 10_000_000
-    yield Bomb("a document of ten million lists", "POST", ingest, LARGE, frame(document), FRAMES)
+    document = b"\x93\x00\xa5start\x81\xa1a\xdd" + struct.pack(">I", 5_000_000) + b"\x90" * 5_000_000
+    yield Bomb("a document of five million lists", "POST", ingest, LARGE, frame(document), FRAMES)
     nested = msgspec.msgpack.encode([0, "start", {"uid": "bomb"}])[:-1]
     yield Bomb("a document 10,000 deep", "POST", ingest, WRONG, frame(nested + b"\x91" * 10_000 + b"\xc0"), FRAMES)
     yield Bomb("bytes that are no frame", "POST", ingest, WRONG, b"\xff" * 1000, FRAMES)

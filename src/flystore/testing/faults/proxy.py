@@ -41,6 +41,7 @@ class Proxy:
         self.rate: float | None = None
         self.lost_replies = 0
         self._lose_after: int | None = None
+        self._lose_by_reset = True
         self._refusing = False
         self._free_at = 0.0
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
@@ -75,11 +76,17 @@ class Proxy:
         """Forward everything again, what was held first."""
         self._call(self._restore)
 
-    def lose_reply(self, after: int = 0) -> None:
-        """Cut the connection that the next answer comes on, after so many bytes of it."""
+    def lose_reply(self, after: int = 0, *, reset: bool = True) -> None:
+        """Cut the connection that the next answer comes on, after so many bytes of it.
+
+        Parameters
+        ----------
+        reset : bool
+            True resets it, by which bytes may be lost that were sent; False ends it as if that were all.
+        """
 
         def arm() -> None:
-            self._lose_after = after
+            self._lose_after, self._lose_by_reset = after, reset
 
         self._call(arm)
 
@@ -158,7 +165,7 @@ class Proxy:
                     await writer.drain()
                 if not goes_on:
                     for each in pair:
-                        _abort(each)
+                        _end(each, reset=self._lose_by_reset)
                     return
             if writer.can_write_eof():
                 writer.write_eof()
@@ -220,6 +227,13 @@ class Proxy:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+def _end(writer: asyncio.StreamWriter, *, reset: bool) -> None:
+    if reset:
+        _abort(writer)
+    else:
+        writer.close()
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

@@ -20,17 +20,17 @@ ARRAY_ITEMS = 64
 """Items of each block of the array that `store_run` writes."""
 
 
-def frames_of(documents: Sequence[Document]) -> bytes:
-    """Return the body of a batch of documents that need no template made before."""
-    return b"".join(frames_each(documents))
+def frames_of(documents: Sequence[Document], encoder: FrameEncoder | None = None) -> bytes:
+    """Return the body of a batch; templates that `encoder` made before are not in it."""
+    return b"".join(frames_each(documents, encoder))
 
 
-def frames_each(documents: Iterable[Document]) -> list[bytes]:
+def frames_each(documents: Iterable[Document], encoder: FrameEncoder | None = None) -> list[bytes]:
     """Return the frames of each document of a run; those of a template come with the first document that needs it.
 
     Any slice of these, joined, is a batch as a journal would send it.
     """
-    encoder = FrameEncoder()
+    encoder = encoder or FrameEncoder()
     return [b"".join(frame(payload) for payload in encoder.encode(name, doc)) for name, doc in documents]
 
 

@@ -47,7 +47,7 @@ def traced(
         As strace takes it: ``"fsync:error=EIO:when=3"``.
     """
     calls = ",".join((*WRITING, *also))
-    command = ["strace", "-f", "-qq", "-o", str(output), "-p", str(child.pid), "-e", f"trace={calls}"]
+    command = ["strace", "-f", "-y", "-qq", "-o", str(output), "-p", str(child.pid), "-e", f"trace={calls}"]
     if inject is not None:
         command += ["-e", f"inject={inject}"]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -1,0 +1,88 @@
+"""Bodies in pieces: small ones joined, files made on disk, writers that want a file and get a drain."""
+
+import errno
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+from flystore.model.errors import DiskFull
+
+PIECE_BYTES = 256 << 10
+"""What is sent at a time."""
+
+
+def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of about `PIECE_BYTES`; what is larger passes as it is."""
+    kept: list[bytes] = []
+    size = 0
+    for part in parts:
+        kept.append(part)
+        size += len(part)
+        if size >= PIECE_BYTES:
+            yield b"".join(kept)
+            kept, size = [], 0
+    if kept:
+        yield b"".join(kept)
+
+
+class Drain:
+    """A file that is only written to; what was written is taken out piece by piece."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._position = 0
+
+    def write(self, data: Any) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._position += len(part)
+        return len(part)
+
+    def tell(self) -> int:
+        return self._position
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+    def take(self) -> bytes:
+        """Return what was written since the last time."""
+        found = b"".join(self._parts)
+        self._parts.clear()
+        return found
+
+
+def through_a_file(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:
+    """Let `write` make a file on disk, then yield its bytes; nothing of it is left, whatever happens.
+
+    Raises
+    ------
+    DiskFull
+        If there is no room for it where temporary files are made (``TMPDIR``).
+    """
+    with tempfile.TemporaryFile(prefix="flystore-export-") as file:
+        try:
+            write(file)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise DiskFull(
+                f"there is no room for this export in {tempfile.gettempdir()} on the service's host; export less, or a "
+                "format that needs no file there (arrow, csv, json)"
+            ) from error
+        file.seek(0)
+        while piece := file.read(PIECE_BYTES):
+            yield piece

@@ -1,0 +1,193 @@
+"""Tables as Arrow, Parquet, text with commas, JSON, lines of JSON, and pages."""
+
+import csv
+import html
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from flystore.model.errors import Unsupported
+
+from . import plain
+from .pieces import Drain, joined
+from .sources import TableSource
+
+_RECORD_SEPARATOR = b"\x1e"  # RFC 7464: before each text, which a line feed ends
+
+
+def arrow(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield an Arrow IPC file, index and schema metadata included."""
+    source = _with_one_dictionary(source)
+    return _written(source, lambda sink: pa.ipc.new_file(sink, source.schema))
+
+
+def parquet(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield a Parquet file, index and schema metadata included."""
+    return _written(source, lambda sink: pyarrow.parquet.ParquetWriter(sink, source.schema))
+
+
+def _written(source: TableSource, open_writer: Callable[[pa.PythonFile], Any]) -> Iterator[bytes]:
+    drain = Drain()
+    sink = pa.PythonFile(drain, mode="w")
+    try:
+        with open_writer(sink) as writer:
+            for batch in source.batches():
+                writer.write_batch(batch)
+                if piece := drain.take():
+                    yield piece
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise Unsupported(f"a column of {source.name} has a type that this format does not know: {error}") from error
+    yield drain.take()
+
+
+def _with_one_dictionary(source: TableSource) -> TableSource:
+    """Return the table with one dictionary a column, which a file must have; segments have each their own."""
+    places = [place for place, field in enumerate(source.schema) if pa.types.is_dictionary(field.type)]
+    if not places:
+        return source
+    values: dict[int, pa.Array] = {}
+    for batch in source.read():
+        for place in places:
+            met = batch.column(place).dictionary
+            if place in values:
+                met = pa.concat_arrays([values[place], met])
+            values[place] = met.unique()
+
+    def read() -> Iterator[pa.RecordBatch]:
+        for batch in source.read():
+            columns = list(batch.columns)
+            for place in places:
+                kind = source.schema.field(place).type
+                indices = pc.index_in(columns[place].cast(kind.value_type), value_set=values[place])
+                columns[place] = pa.DictionaryArray.from_arrays(
+                    indices.cast(kind.index_type), values[place], ordered=kind.ordered
+                )
+            yield pa.RecordBatch.from_arrays(columns, schema=source.schema)
+
+    return TableSource(source.name, source.schema, source.index, source.rows, read, source.metadata)
+
+
+# --------------------------------------------------------------------------- text
+
+
+def text(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield a header (not with ``header=absent``) and a line a row; quoted where needed, null is empty.
+
+    Lists and records are JSON; the index of a DataFrame is left out.
+    """
+    return joined(_lines(source.without_index(), parameters.get("header", "present") != "absent"))
+
+
+def _lines(source: TableSource, header: bool) -> Iterator[bytes]:
+    names = source.schema.names
+    if not names:
+        return
+    if header:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(names)
+        yield line.getvalue().encode("utf-8", "replace")
+    for batch in source.batches():
+        columns = [_as_text(column) for column in batch.columns]
+        lines = pc.binary_join_element_wise(*columns, ",", null_handling="replace", null_replacement="")
+        if len(columns) == 1:  # an empty line would be no row
+            lines = pc.if_else(pc.equal(lines, ""), '""', lines)
+        yield ("\n".join(lines.to_pylist()) + "\n").encode() if batch.num_rows else b""
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Return a column as a text with commas has it, quoted where needed; floats always look like floats."""
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        return pc.if_else(column, "True", "False")
+    if pa.types.is_integer(kind):
+        return column.cast(pa.string())
+    if pa.types.is_floating(kind):
+        text = (column.cast(pa.float32()) if pa.types.is_float16(kind) else column).cast(pa.string())
+        return pc.if_else(pc.match_substring_regex(text, "[.en]"), text, pc.binary_join_element_wise(text, ".0", ""))
+    if pa.types.is_timestamp(kind):
+        return plain.moments(column, " ")
+    if not pa.types.is_string(kind):
+        column = pa.array([_cell(value) for value in plain.of_column(column)], pa.string())
+    doubled = pc.replace_substring(column, '"', '""')
+    return pc.if_else(
+        pc.match_substring_regex(column, '[",\r\n]'), pc.binary_join_element_wise('"', doubled, '"', ""), column
+    )
+
+
+def _cell(value: Any) -> str | None:
+    """Return a value as a person would read it in a cell; None for null."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (list, dict)):
+        return plain.encode(value).decode()
+    return str(value)
+
+
+# --------------------------------------------------------------------------- JSON
+
+
+def json_lines(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield an object a row, each a record of RFC 7464 and a line of its own."""
+    return joined(_records(source.without_index()))
+
+
+def _records(source: TableSource) -> Iterator[bytes]:
+    names = source.schema.names
+    for batch in source.batches():
+        columns = [plain.of_column(column) for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            yield _RECORD_SEPARATOR + plain.encode(dict(zip(names, row, strict=True))) + b"\n"
+
+
+def json(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield ``{column: [values]}``; the index of a DataFrame is left out."""
+    return joined(_by_column(source.without_index()))
+
+
+def _by_column(source: TableSource) -> Iterator[bytes]:
+    """Write rows' columns to a file as they come, then send it column by column: one reading, whatever the width."""
+    names = source.schema.names
+    places: list[list[tuple[int, int]]] = [[] for _ in names]
+    with tempfile.SpooledTemporaryFile(max_size=4 << 20, prefix="flystore-export-") as file:
+        at = 0
+        for batch in source.batches():
+            for place, column in enumerate(batch.columns):
+                values = plain.encode(plain.of_column(column))[1:-1]
+                places[place].append((at, len(values)))
+                at += file.write(values)
+        yield b"{"
+        for number, name in enumerate(names):
+            yield b"," if number else b""
+            yield plain.encode(name) + b":["
+            for part, (begin, length) in enumerate(places[number]):
+                file.seek(begin)
+                yield b"," if part else b""
+                yield file.read(length)
+            yield b"]"
+        yield b"}"
+
+
+# --------------------------------------------------------------------------- pages
+
+
+def page(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield a page with a table, for people."""
+    return joined(_page(source.without_index()))
+
+
+def _page(source: TableSource) -> Iterator[bytes]:
+    title = html.escape(source.name)
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in source.schema.names)
+    yield f'<html><head><meta charset="utf-8"><title>{title}</title></head><body>\n'.encode("utf-8", "replace")
+    yield f'<table border="1" class="dataframe">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n'.encode("utf-8", "replace")
+    for batch in source.batches():
+        columns = [[_cell(value) for value in plain.of_column(column)] for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            cells = "".join(f"<td>{'' if value is None else html.escape(value)}</td>" for value in row)
+            yield f"<tr>{cells}</tr>\n".encode("utf-8", "replace")
+    yield b"</tbody>\n</table>\n</body></html>\n"

@@ -1,0 +1,285 @@
+"""Parts: what clients send of awkward, ragged and sparse nodes, one file each, in a directory for each node.
+
+A part is replaced whole: after a crash its file holds the old content or the new one. `.written` lists the parts that
+were written, so one that is gone is an error and never nothing. The files can be read without us:
+
+``*.zip``
+    Buffers of any bytes, stored and not deflated, each under its name and with the CRC-32 of the zip format; the
+    archive's comment is a CRC-32C of its directory.
+``*.parquet``
+    Columns, with a checksum on each page and one of the whole table (`table_sum`) in the schema's metadata.
+"""
+
+import io
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flystore.disk import Trust, make_directory, replace_file, sync_directory
+from flystore.disk.failpoints import reach
+from flystore.model.errors import Damaged, InvalidRequest, TooLarge
+
+from ._budget import reserve
+from ._limits import require_below
+from ._sums import WRITTEN, ArrayCheck, written, written_line
+
+MOST_ENTRIES = 10_000
+"""Buffers in one zip."""
+
+_MAGIC = b"PK\x05\x06"
+_END = struct.Struct("<4s4H2LH")  # what a zip ends with, but for the comment
+_DIRECTORY = struct.Struct("<12xLL2x")  # its directory's size and place, in there
+_ENTRY = b"PK\x01\x02"  # begins each line of a zip's directory
+_TABLE_SUM = b"crc32c"
+_WRONG_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,  # a method of compression, an encryption or a version that we lack
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    KeyError,
+    IndexError,
+)
+
+
+class PartStore:
+    """Parts of nodes in a directory, each node under a key of the caller's choice.
+
+    Who writes a part is alone at it: writes to one node are the caller's to serialise.
+
+    Parameters
+    ----------
+    directory : Path
+    trust : Trust, optional
+        Shared with others who write to the same store.
+    """
+
+    def __init__(self, directory: Path, trust: Trust | None = None) -> None:
+        self.directory = directory
+        self._trust = trust or Trust()
+
+    def create(self, key: str) -> None:
+        """Make the place for a node's parts; what lies there is removed."""
+        path = self.directory / key
+        with self._trust.writing(f"the parts of {key}"):
+            if path.exists():
+                shutil.rmtree(path)
+            make_directory(path)
+            (path / WRITTEN).touch()
+            sync_directory(path)
+
+    def write(self, key: str, part: str, content: bytes | pa.Buffer) -> None:
+        """Give a part its content; durable when this returns."""
+        path = self.directory / key / part
+        with self._trust.writing(f"the part {part} of {key}"):
+            new = not path.exists()
+            reach("storage.before_part")
+            replace_file(path, content)
+            reach("storage.after_part")
+            if new:
+                # After the part and not synced: if this line is lost, less is known, and nothing wrong is said.
+                with (path.parent / WRITTEN).open("ab") as listed:
+                    listed.write(written_line(part))
+
+    def path(self, key: str, part: str) -> Path | None:
+        """Return where a part lies; None if it was never written.
+
+        Raises
+        ------
+        Damaged
+            If it was written and is gone.
+        """
+        path = self.directory / key / part
+        if path.exists():
+            return path
+        if part in written(path.parent) or not path.parent.is_dir():
+            raise Damaged(f"the part {part} of {key} was written and is gone", part=part)
+        return None
+
+    def verify(self, key: str) -> ArrayCheck:
+        """Check every part of a node against its checksums, and that none is gone."""
+        directory, found = self.directory / key, ArrayCheck()
+        if not directory.is_dir():
+            found.damaged.append("its directory is gone")
+            return found
+        for part in sorted(written(directory) | {path.name for path in directory.iterdir()}):
+            if part.startswith("."):
+                continue
+            try:
+                path = self.path(key, part)
+                if path is not None:
+                    (read_parquet if part.endswith(".parquet") else read_zip)(path)
+            except Damaged as error:
+                found.damaged.append(error.message)
+            else:
+                found.checked += 1
+        return found
+
+
+# --------------------------------------------------------------------------- buffers in a zip
+
+
+def pack(buffers: Mapping[str, bytes | memoryview]) -> bytes:
+    """Return named buffers as a zip that is not compressed."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in buffers.items():
+            with archive.open(zipfile.ZipInfo(name), "w") as entry:
+                entry.write(data)
+    content = sink.getbuffer()
+    begin = _DIRECTORY.unpack_from(content, len(content) - _END.size)[1]
+    comment = _comment(content[begin : len(content) - 2])
+    return b"".join([content[:-2], len(comment).to_bytes(2, "little"), comment])
+
+
+def _comment(directory: bytes | memoryview) -> bytes:
+    return f"crc32c:{google_crc32c.value(bytes(directory)):08x}".encode()
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    """Open a zip that `pack` made, if its directory is what was written."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        ending = _END.size + len(_comment(b""))
+        file.seek(max(size - ending, 0))
+        tail = file.read()
+        if len(tail) < ending or tail[: len(_MAGIC)] != _MAGIC:
+            raise zipfile.BadZipFile("its end is not there")
+        begin = _DIRECTORY.unpack_from(tail)[1]
+        file.seek(begin)
+        if _comment(file.read(max(size - begin - len(tail) + _END.size - 2, 0))) != tail[_END.size :]:
+            raise zipfile.BadZipFile("its directory fails its checksum")
+    return zipfile.ZipFile(path)
+
+
+def unpack_untrusted(data: bytes, wanted: Callable[[str], bool], limit_bytes: int) -> dict[str, bytes]:
+    """Return the buffers of a zip that came over the network, by name.
+
+    Parameters
+    ----------
+    wanted : callable
+        Says of each name whether such a buffer may be there.
+    limit_bytes : int
+        Most bytes of all buffers together; found out before anything is inflated.
+
+    Raises
+    ------
+    TooLarge
+        If it holds more, or more than `MOST_ENTRIES` buffers.
+    InvalidRequest
+        If it is no zip, a buffer is damaged, there twice, or not wanted.
+    """
+    # Before its directory is read: 46 bytes of it are an object of half a kilobyte.
+    if data.count(_ENTRY) > MOST_ENTRIES:
+        raise TooLarge(f"this zip has more than {MOST_ENTRIES} buffers", limit=MOST_ENTRIES)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            _require_these(names, wanted)
+            size = sum(entry.file_size for entry in entries)
+            require_below(size, limit_bytes, "this zip")
+            reserve(2 * size, "this zip")
+            return {entry.filename: archive.read(entry) for entry in entries}
+    except InvalidRequest:
+        raise
+    except _WRONG_ZIP as error:
+        raise InvalidRequest(f"the body is not a zip of buffers: {error}") from error
+
+
+def _require_these(names: list[str], wanted: Callable[[str], bool]) -> None:
+    if len(set(names)) < len(names):
+        raise InvalidRequest("the body is a zip with two buffers of one name")
+    extra = [name for name in names if not wanted(name)]
+    if extra:
+        raise InvalidRequest(f"there is no buffer {extra[0][:80]!r} in what this node holds", found=extra[0][:80])
+
+
+def names_in(path: Path) -> list[tuple[str, int]]:
+    """Return (name, size in bytes) of the buffers in a part.
+
+    Raises
+    ------
+    Damaged
+    """
+    try:
+        with _opened(path) as archive:
+            return [(entry.filename, entry.file_size) for entry in archive.infolist()]
+    except _WRONG_ZIP as error:
+        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+
+
+def read_zip(path: Path, names: Iterable[str] | None = None) -> dict[str, bytes]:
+    """Return buffers of a part by name, all or those named.
+
+    Raises
+    ------
+    Damaged
+        If one fails its checksum or is not there.
+    """
+    try:
+        with _opened(path) as archive:
+            return {name: archive.read(name) for name in (archive.namelist() if names is None else names)}
+    except _WRONG_ZIP as error:
+        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+
+
+# --------------------------------------------------------------------------- columns in Parquet
+
+
+def pack_table(table: pa.Table) -> pa.Buffer:
+    """Return columns as a Parquet file with checksums."""
+    table = table.replace_schema_metadata({_TABLE_SUM: table_sum(table)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def table_sum(table: pa.Table) -> bytes:
+    """Return the CRC-32C of names, types and values of columns that hold numbers without null, in hex."""
+    total = google_crc32c.value(repr([(field.name, str(field.type)) for field in table.schema]).encode())
+    for column in table.columns:
+        for piece in column.chunks:
+            total = google_crc32c.extend(total, piece.to_numpy(zero_copy_only=False).tobytes())
+    return f"{total:08x}".encode()
+
+
+def rows_of(path: Path) -> int:
+    """Return how many rows a part has.
+
+    Raises
+    ------
+    Damaged
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Return the columns of a part.
+
+    Raises
+    ------
+    Damaged
+        If they fail their checksums.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        fits = (table.schema.metadata or {}).get(_TABLE_SUM) == table_sum(table)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+    if not fits:
+        raise Damaged(f"the part {path.name} fails its checksum")
+    return table
