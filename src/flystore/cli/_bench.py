@@ -3,6 +3,8 @@
 import json
 import logging
 import platform
+import signal
+import sys
 import time
 from typing import Any
 
@@ -22,6 +24,8 @@ drained: documents acknowledged for each that was made meanwhile. memory: growth
 
 def run_bench(options: BenchOptions, as_json: bool) -> None:
     """Measure and print, a row as soon as it is known."""
+    # So that an end from outside, too, takes the service and the journals away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # That a service cannot be reached is no news here.
     logging.getLogger("flystore").setLevel(logging.CRITICAL)
     rows = []

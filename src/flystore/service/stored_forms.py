@@ -29,6 +29,7 @@ _ORDERS = (
     (_SHUFFLE, _DEFLATE),
     (_SHUFFLE, _FLETCHER32),
     (_DEFLATE, _FLETCHER32),
+    (_SHUFFLE, _ZSTD),
     (_ZSTD, _FLETCHER32),
     (_DEFLATE,),
     (_FLETCHER32,),
@@ -36,10 +37,10 @@ _ORDERS = (
     (_ZSTD,),
     (),
 )
-"""Pipelines that are passed on.
+"""Pipelines that are passed on: those of devices, in the order in which HDF5 has them.
 
-Shuffled and then compressed with zstd is not among them: a document that was made while the file could not be opened
-says zstd, and a reader that still has it must fail on a chunk as it is stored, and not read it shuffled.
+A document that was made while the file could not be opened says Blosc. A reader that still has it fails on a chunk that
+is stored otherwise, and never takes it for values.
 """
 
 
@@ -64,7 +65,7 @@ class StoredForms:
         dtype = shown_dtype(structure.numpy_dtype, version)
         if source is not None and source.mimetype == ZARR_MIMETYPE:
             return self._kept_form(entry, structure, version)
-        plain = Form(_grid(entry, source, structure), ArrayStructure.of(dtype, ()).dtype)
+        plain = Form.plain(_grid(entry, source, structure), dtype)
         if not _is_in_files(entry, source) or dtype.fields is not None:
             return plain
         try:
@@ -109,9 +110,9 @@ class StoredForms:
         dtype = shown_dtype(structure.numpy_dtype, version)
         stored = self._stored(entry, structure)
         if stored is None:
-            return Form(_grid(entry, None, structure), ArrayStructure.of(dtype, ()).dtype)
+            return Form.plain(_grid(entry, None, structure), dtype)
         form = _kept_as(stored, version)
-        return form if is_possible(form, version) else Form(stored.chunks, ArrayStructure.of(dtype, ()).dtype)
+        return form if is_possible(form, version) else Form.plain(stored.chunks, dtype)
 
     def _kept_chunk(
         self, entry: Entry, structure: ArrayStructure, form: Form, index: Sequence[int], version: int

@@ -8,7 +8,7 @@ import base64
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import google_crc32c
 import msgspec
@@ -20,8 +20,7 @@ from flystore.model.structures import ArrayStructure
 
 V2, V3 = 2, 3
 
-ZSTD: dict[str, Any] = {"id": "zstd", "level": 1}
-"""What a chunk is encoded with where it is not stored in a form that Zarr knows."""
+_BLOSC = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
 
 _AIMED_BYTES, _AIMED_BYTES_OF_ROWS = 2**20, 2**23
 """Of a chunk of an array that grows, with one axis and with more: it is sent filled up, and reading it reads all."""
@@ -48,7 +47,12 @@ class Form(msgspec.Struct, frozen=True):
 
     chunks: tuple[int, ...]
     dtype: Any
-    codecs: tuple[dict[str, Any], ...] = (ZSTD,)
+    codecs: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def plain(cls, chunks: tuple[int, ...], dtype: np.dtype) -> Self:
+        """Return the form of what is not stored in a form that Zarr knows: what Blosc makes says itself what it is."""
+        return cls(chunks, ArrayStructure.of(dtype, ()).dtype, ({**_BLOSC, "typesize": min(dtype.itemsize, 255)},))
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -281,7 +285,10 @@ def _encoded_by(codec: Mapping[str, Any], body: Any) -> Any:
     if codec["id"] == "crc32c":
         content = bytes(body)
         return content + struct.pack("<I", google_crc32c.value(content))
-    return numcodecs.get_codec(_numcodecs(codec)).encode(np.frombuffer(bytes(body), "u1"))
+    items = np.frombuffer(body, "u1")
+    size = codec.get("typesize")
+    # Blosc puts bytes of equal weight together, and learns from the array how many an item has.
+    return numcodecs.get_codec(_numcodecs(codec)).encode(items.view(f"u{size}") if size in (2, 4, 8) else items)
 
 
 def _numcodecs(codec: Mapping[str, Any]) -> dict[str, Any]:

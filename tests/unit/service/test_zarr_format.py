@@ -17,11 +17,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from flystore.model.errors import Unsupported
-from flystore.model.structures import ArrayStructure
 from flystore.service.zarr_format import (
     V2,
     V3,
-    ZSTD,
     Form,
     array_v2,
     array_v3,
@@ -74,10 +72,6 @@ def same(found, values):
     return same_order.tobytes() == expected.tobytes()
 
 
-def descr(dtype):
-    return ArrayStructure.of(dtype, ()).dtype
-
-
 @st.composite
 def arrays(draw):
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
@@ -111,13 +105,13 @@ def items(dtype):
 @pytest.mark.parametrize("version", [V2, V3])
 def test_zarr_reads_what_numpy_has(version, values, data):
     chunks = tuple(data.draw(st.integers(1, 9)) for _ in values.shape)
-    form = Form(chunks, descr(shown_dtype(values.dtype, version)))
+    form = Form.plain(chunks, shown_dtype(values.dtype, version))
     assert same(read(values, form, version), values)
 
 
 def test_fields_that_have_fields_are_read_in_format_3_and_refused_in_format_2():
     values = np.array([(b"ab", (7, "2026-11-22"))] * 3, NESTED)
-    assert same(read(values, Form((2,), descr(shown_dtype(values.dtype, V3))), V3), values)
+    assert same(read(values, Form.plain((2,), shown_dtype(values.dtype, V3)), V3), values)
     with pytest.raises(Unsupported):
         shown_dtype(values.dtype, V2)
 
@@ -128,7 +122,7 @@ def test_fields_that_have_fields_are_read_in_format_3_and_refused_in_format_2():
     "codecs",
     [
         (),
-        (ZSTD,),
+        ({"id": "zstd", "level": 1},),
         (BLOSC,),
         ({"id": "zlib", "level": 4},),
         ({"id": "shuffle", "elementsize": 2}, {"id": "zlib", "level": 1}),
@@ -155,8 +149,8 @@ def test_format_3_has_no_name_for_what_only_format_2_knows(name):
 
 def test_format_3_has_one_byte_order_for_all_fields():
     mixed = np.dtype([("a", ">i4"), ("b", "<f8")])
-    assert not is_possible(Form((2,), descr(mixed)), V3)
-    assert is_possible(Form((2,), descr(shown_dtype(mixed, V3))), V3)
+    assert not is_possible(Form.plain((2,), mixed), V3)
+    assert is_possible(Form.plain((2,), shown_dtype(mixed, V3)), V3)
 
 
 @pytest.mark.parametrize("dtype", ["g", "G", "V0", [("a", "<f4", (2,))]])
@@ -198,5 +192,8 @@ def test_a_chunk_beyond_the_end_is_none():
 
 def test_a_chunk_that_is_not_there_does_not_look_like_a_measured_value():
     """Of floats and times; there is no such value among whole numbers, and no such chunk is left out."""
-    fills = {kind: array_v3(Form((2,), kind), (2,), ["x"], {})["fill_value"] for kind in ("<f8", "<c8", "<M8[ns]")}
+    fills = {
+        kind: array_v3(Form.plain((2,), np.dtype(kind)), (2,), ["x"], {})["fill_value"]
+        for kind in ("<f8", "<c8", "<M8[ns]")
+    }
     assert fills == {"<f8": "NaN", "<c8": ["NaN", "NaN"], "<M8[ns]": "NaT"}

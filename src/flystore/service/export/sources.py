@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-BATCH_ROWS = 1 << 15
-BATCH_BYTES = 4 << 20
+BATCH_ROWS = 1 << 13
+BATCH_BYTES = 2 << 20
+"""What is encoded at a time; as text or Python objects it takes many times that."""
 
 
 class ArraySource(msgspec.Struct, frozen=True):
@@ -72,9 +73,9 @@ class TableSource(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
     column_metadata: dict[str, Any] = {}
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows in batches of moderate size, whatever they are stored in."""
-        return even(self.read(), self.schema)
+    def batches(self, rows: int = BATCH_ROWS, nbytes: int = BATCH_BYTES) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in batches of about so many rows or bytes, whatever they are stored in."""
+        return even(self.read(), self.schema, rows, nbytes)
 
     def without_index(self) -> "TableSource":
         """Return the table as people see it."""
@@ -95,18 +96,20 @@ def _selected(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def even(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def even(
+    batches: Iterator[pa.RecordBatch], schema: pa.Schema, most_rows: int, most_bytes: int
+) -> Iterator[pa.RecordBatch]:
     """Yield the rows of `batches` in order, small ones together and large ones apart."""
     kept: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
-        step = max(1, min(BATCH_ROWS, BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1)))
+        step = max(1, min(most_rows, most_bytes * batch.num_rows // max(batch.nbytes, 1)))
         for at in range(0, batch.num_rows, step):
             part = batch.slice(at, step)
             kept.append(part)
             rows += part.num_rows
             size += part.nbytes
-            if rows >= BATCH_ROWS or size >= BATCH_BYTES:
+            if rows >= most_rows or size >= most_bytes:
                 yield from _together(kept, schema)
                 kept, rows, size = [], 0, 0
     yield from _together(kept, schema)

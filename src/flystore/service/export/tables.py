@@ -17,6 +17,7 @@ from . import plain
 from .pieces import Drain, joined
 from .sources import TableSource
 
+_GROUP_ROWS, _GROUP_BYTES = 1 << 16, 8 << 20  # of Parquet's row groups and Arrow's batches; small ones cost readers
 _RECORD_SEPARATOR = b"\x1e"  # RFC 7464: before each text, which a line feed ends
 
 
@@ -36,7 +37,7 @@ def _written(source: TableSource, open_writer: Callable[[pa.PythonFile], Any]) -
     sink = pa.PythonFile(drain, mode="w")
     try:
         with open_writer(sink) as writer:
-            for batch in source.batches():
+            for batch in source.batches(_GROUP_ROWS, _GROUP_BYTES):
                 writer.write_batch(batch)
                 if piece := drain.take():
                     yield piece
