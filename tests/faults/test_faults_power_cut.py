@@ -124,15 +124,17 @@ def cut_once(fork_server, disk, place: Path, service, acquisition, rng: random.R
     array.start()
     time.sleep(rng.uniform(0.002, 0.08))
     book = place / f"ledger-{report.cycles}"
-    with ExitStack() as held:
-        with standing_still(service.pid):
-            # What is acknowledged from here on was not, for whoever lost the power now.
-            shutil.copyfile(acquisition.ledger.path, book)
-            left = held.enter_context(disk.after_power_cut(place))
-        with Ledger(book) as ledger:
-            check_cut(fork_server, left.path / "store", ledger, acquisition.load, report)
+    try:
+        with ExitStack() as held:
+            with standing_still(service.pid):
+                # What is acknowledged from here on was not, for whoever lost the power now.
+                shutil.copyfile(acquisition.ledger.path, book)
+                left = held.enter_context(disk.after_power_cut(place))
+            with Ledger(book) as ledger:
+                check_cut(fork_server, left.path / "store", ledger, acquisition.load, report)
+    finally:
+        array.join()  # before the service goes away
     report.cycles += 1
-    array.join()
     acquisition.finish()
 
 
