@@ -85,6 +85,29 @@ def line_of(found: dict[str, Any]) -> str:
     return f"{found['fault']}: {', '.join(parts)}; seed {found['seed']}, {found['seconds']:.0f} s"
 
 
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table of what `FaultReport.as_dict` gave, one row each."""
+    heads = ("fault", "times", "acknowledged", "lost / doubled / phantom / half", "at 95 %, a time", "recovery", "seed")
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for each in found:
+        wrong = " / ".join(str(each[name]) for name in ("lost", "doubled", "phantom", "half"))
+        none = not any(each[name] for name in ("lost", "doubled", "phantom", "half"))
+        chance = f"< {bound(each['cycles']):.2g} %" if none and each["cycles"] else ""
+        recovery = ""
+        if "recovery_median_s" in each:
+            recovery = f"{each['recovery_median_s'] * 1e3:.0f} ms, at most {each['recovery_max_s'] * 1e3:,.0f} ms"
+        cells = (
+            each["fault"],
+            f"{each['cycles']:,}",
+            f"{each['acknowledged']:,} {each['unit']}",
+            wrong,
+            chance,
+            recovery,
+        )
+        rows.append(f"| {' | '.join(cells)} | {each['seed']} |")
+    return "\n".join(rows)
+
+
 def bound(cycles: int) -> float:
     """Return the chance of a failure a cycle, in per cent, that none in so many cycles rules out at 95 %."""
     return 300.0 / cycles
