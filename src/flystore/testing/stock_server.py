@@ -87,8 +87,10 @@ def main(directory: str) -> None:
     """Serve until standard input ends."""
     import threading
 
+    from bluesky_tiled_plugins.exporters import json_seq_exporter
     from tiled.catalog import in_memory
     from tiled.config import Authentication
+    from tiled.media_type_registration import default_serialization_registry
     from tiled.server.app import build_app
 
     from flystore.testing.serving import serving
@@ -98,6 +100,8 @@ def main(directory: str) -> None:
         writable_storage=[f"file://localhost{directory}/stock", f"duckdb:///{directory}/stock.duckdb"],
         readable_storage=[directory],
     )
+    # As the plugins tell operators to configure it.
+    default_serialization_registry.register("BlueskyRun", "application/json-seq", json_seq_exporter)
     app = build_app(catalog, authentication=Authentication(single_user_api_key=API_KEY))
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Print the table of a campaign: ``python -m flystore.testing.faults FILE…``, files as FLYSTORE_FAULTS_REPORT wrote them."""
+"""Print the table of a campaign: ``python -m flystore.testing.faults FILE…``, as FLYSTORE_FAULTS_REPORT wrote them."""
 
 import json
 import sys

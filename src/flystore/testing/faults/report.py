@@ -99,7 +99,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         cells = (
             each["fault"],
             f"{each['cycles']:,}",
-            f"{each['acknowledged']:,} {each['unit']}",
+            f"{each['acknowledged']:,} {each['unit']}" if each["acknowledged"] else "",
             wrong,
             chance,
             recovery,
