@@ -3,6 +3,7 @@
 If these fail, an address leads to the wrong data, or a deleted node leaves parts behind.
 """
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -382,3 +383,17 @@ def test_a_transaction_within_a_transaction_is_refused_at_once(catalog):
         pass
     with catalog.write() as tx:
         put(tx, "n")
+
+
+def test_writing_to_the_data_of_a_node_shows_in_its_revision_and_nowhere_else(catalog, ticks):
+    with catalog.write() as tx:
+        put(tx, "box", family=Family.ARRAY)
+        before = put(tx, "other", family=Family.ARRAY)
+        made = tx.node(("box",))
+    ticks.now += 5.0
+    with catalog.write() as tx:
+        tx.note_data(made.id)
+        tx.note_data(made.id)
+    with catalog.read() as snapshot:
+        assert snapshot.node(("box",)) == msgspec.structs.replace(made, revision=made.revision + 2)
+        assert snapshot.node(("other",)) == before

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from flystore.catalog import Run, Segment
-from flystore.model.errors import Conflict
+from flystore.model.errors import Conflict, NotReady
 from flystore.model.structures import BLUESKY_RUN, Family
 
 
@@ -153,6 +153,34 @@ def test_a_long_series_is_read_page_by_page(catalog):
 
     with catalog.read() as snapshot:
         assert [segment.first_row for segment in snapshot.segments("s")] == list(range(600))
+
+
+def test_a_long_series_is_read_with_no_transaction_open_in_between(catalog):
+    with catalog.write() as tx:
+        append(tx, "s", *([1] * 600))
+    with catalog.read() as snapshot:
+        began = snapshot.began("s")
+        assert snapshot.began("nothing") is None
+    reading = catalog.segments("s", 2, 600, began)
+    found = [next(reading).first_row]
+    with catalog.write() as tx:
+        tx.append_segment("s", 600, 1, b"later")
+    found += [segment.first_row for segment in reading]
+    assert found == list(range(2, 600))
+    assert list(catalog.segments("s", 0, 0, began)) == []
+
+
+def test_rows_that_were_replaced_are_not_read_on(catalog):
+    with catalog.write() as tx:
+        append(tx, "s", *([1] * 600))
+    with catalog.read() as snapshot:
+        reading = catalog.segments("s", 0, 600, snapshot.began("s"))
+    next(reading)
+    with catalog.write() as tx:
+        tx.drop_series("s")
+        append(tx, "s", *([1] * 600))
+    with pytest.raises(NotReady, match="replaced"):
+        list(reading)
 
 
 @pytest.mark.parametrize(("first", "rows"), [(0, 2), (1, 1), (3, 1), (2, 0)])

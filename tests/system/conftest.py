@@ -32,13 +32,13 @@ class Server(NamedTuple):
     service: Service | None = None
 
     @contextmanager
-    def tiled(self) -> Iterator[Any]:
-        """Yield the unmodified stock client for it; its connections are closed afterwards."""
+    def tiled(self, path: str = "") -> Iterator[Any]:
+        """Yield the unmodified stock client for what is at `path` of its URL; its connections are closed afterwards."""
         from tiled.client import from_uri
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            client = from_uri(self.url, api_key=self.key)
+            client = from_uri(f"{self.url}{path}", api_key=self.key)
         try:
             yield client
         finally:

@@ -143,7 +143,7 @@ class Catalog:
         Raises
         ------
         NotReady
-            If the rows were replaced since.
+            If rows were replaced or merged since.
         """
         at = first
         while at < stop:

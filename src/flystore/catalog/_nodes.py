@@ -156,6 +156,11 @@ class NodeReads:
         row = self._session.one(_SOURCE_OF, {"node_id": node_id})
         return None if row is None else self._source(row)
 
+    def data_source_head(self, node_id: int) -> DataSource | None:
+        """Return how a node's data is stored as `data_source` does, without its assets, of which a scan has many."""
+        row = self._session.one(_SOURCE_OF, {"node_id": node_id})
+        return None if row is None else _source_of(row, ())
+
     def data_source_by_id(self, source_id: int) -> tuple[Path, DataSource] | None:
         """Return the node's path and the data source of an id, or None."""
         row = self._session.one(_SOURCE_BY_ID, {"id": source_id})

@@ -17,6 +17,12 @@ _ROWS = Fixed(
 )
 _BEGAN = Fixed(sa.select(segments.c.id).where(_OF).order_by(segments.c.first_row).limit(1))
 _FIRST = Fixed(sa.select(sa.func.max(segments.c.first_row)).where(_OF, segments.c.first_row <= sa.bindparam("first")))
+_LAST = Fixed(
+    sa.select(segments.c.rows, segments.c.crc, segments.c.id)
+    .where(_OF)
+    .order_by(segments.c.first_row.desc())
+    .limit(1)
+)
 _FROM = Fixed(
     sa.select(segments.c.id, segments.c.first_row)
     .where(_OF, segments.c.first_row >= sa.bindparam("first"), segments.c.first_row < sa.bindparam("stop"))
@@ -62,8 +68,16 @@ class SegmentReads:
         row = self._session.one(_ROWS, {"of": series})
         return 0 if row is None else int(row[0])
 
+    def ends_with(self, series: str, rows: int, body: bytes) -> bool:
+        """Return whether the last segment of a series is `body`, byte for byte; read only if its checksum is."""
+        last = self._session.one(_LAST, {"of": series})
+        if last is None or last[0] != rows or last[1] != google_crc32c.value(body):
+            return False
+        found = self._session.one(_ONE, {"id": last[2]})
+        return found is not None and found[2] == body
+
     def began(self, series: str) -> int | None:
-        """Return a number that is another one once the rows of a series were replaced; None if it has none."""
+        """Return a number that is another one once rows of a series were replaced or merged; None if it has none."""
         row = self._session.one(_BEGAN, {"of": series})
         return None if row is None else int(row[0])
 

@@ -1,13 +1,13 @@
 """Storing what belongs to nodes: data sources, observations, and rows of slow data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import google_crc32c
 import msgspec
 import sqlalchemy as sa
 
 from flystore.model.errors import Conflict, NotFound
-from flystore.model.structures import DataSource
+from flystore.model.structures import Asset, DataSource
 
 from ._database import Fixed, insert_of, upsert
 from ._json import storable, to_json
@@ -21,6 +21,11 @@ _SOURCE_VALUES = ("family", "mimetype", "management", "structure", "parameters",
 _PUT_SOURCE = upsert(data_sources, ("node_id",), _SOURCE_VALUES)
 _NEW_ASSET = upsert(assets, ("data_source_id", "parameter", "num"), ("data_uri", "is_directory", "size"), update=False)
 _SOURCE_ID = Fixed(sa.select(data_sources.c.id).where(data_sources.c.node_id == sa.bindparam("of")))
+_OF_PARAMETER = (assets.c.data_source_id == sa.bindparam("of"), assets.c.parameter == sa.bindparam("parameter"))
+_ASSET_SPAN = Fixed(
+    sa.select(sa.func.count(), sa.func.min(assets.c.num), sa.func.max(assets.c.num)).where(*_OF_PARAMETER)
+)
+_ASSET_NUMS = Fixed(sa.select(assets.c.num).where(*_OF_PARAMETER))
 _PUT_OBSERVATION = upsert(observations, ("node_id", "num"), ("time", "status", "rows", "fingerprint", "detail"))
 _NEW_SEGMENT = Fixed(insert_of(segments, "series", "first_row", "rows", "received", "uri", "body", "crc"))
 _SEGMENTS_WITHIN = Fixed(
@@ -58,6 +63,23 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
         NotFound
             If `source` has an id that is not the node's data source's.
         """
+        self._put_source(node_id, source)
+        stored = self.data_source(node_id)
+        assert stored is not None
+        return stored
+
+    def extend_data_source(self, node_id: int, source: DataSource) -> tuple[Asset, ...]:
+        """Store as `put_data_source` does; return only the assets that were not there before.
+
+        Those that were there are neither read nor written, however many a caller repeats.
+
+        Raises
+        ------
+        NotFound
+        """
+        return self._put_source(node_id, source)
+
+    def _put_source(self, node_id: int, source: DataSource) -> tuple[Asset, ...]:
         known = self._session.one(_SOURCE_ID, {"of": node_id})
         if source.id is not None and (known is None or known[0] != source.id):
             raise NotFound(f"data source {source.id} does not belong to this node", id=source.id)
@@ -73,6 +95,7 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
         self._session.execute(_PUT_SOURCE, values)
         row = self._session.one(_SOURCE_ID, {"of": node_id})
         assert row is not None
+        new = source.assets if known is None else self._unknown(row[0], source.assets)
         self._session.many(
             _NEW_ASSET,
             [
@@ -84,12 +107,29 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
                     "is_directory": asset.is_directory,
                     "size": asset.size,
                 }
-                for asset in source.assets
+                for asset in new
             ],
         )
-        stored = self.data_source(node_id)
-        assert stored is not None
-        return stored
+        return new
+
+    def _unknown(self, source_id: int, listed: tuple[Asset, ...]) -> tuple[Asset, ...]:
+        """Return those of `listed` that have no row yet, each (parameter, num) once."""
+        known: dict[str, Container[int]] = {}
+        for parameter in {asset.parameter for asset in listed}:
+            which = {"of": source_id, "parameter": storable(parameter)}
+            row = self._session.one(_ASSET_SPAN, which)
+            assert row is not None
+            count, low, high = row
+            if count and high - low + 1 == count:  # none is left out, as in every scan: no need to read them all
+                known[parameter] = range(low, high + 1)
+            else:
+                known[parameter] = {row[0] for row in self._session.all(_ASSET_NUMS, which)}
+        new: dict[tuple[str, int], Asset] = {}
+        for asset in listed:
+            num = NO_NUM if asset.num is None else asset.num
+            if num not in known[asset.parameter]:
+                new.setdefault((asset.parameter, num), asset)
+        return tuple(new.values())
 
     def save_observation(self, observation: Observation) -> None:
         """Keep what was found, in place of what was found before."""

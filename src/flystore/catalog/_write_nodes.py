@@ -51,6 +51,7 @@ _CHANGE_NODE = Fixed(
     .where(nodes.c.id == sa.bindparam("of"))
     .values({name: sa.bindparam(name) for name in (*_NODE_VALUES, "external")})
 )
+_DATA_CHANGED = Fixed(sa.update(nodes).where(nodes.c.id == sa.bindparam("of")).values(revision=nodes.c.revision + 1))
 _LOCK_NODE = Fixed(sa.select(nodes.c.id).where(nodes.c.path == sa.bindparam("path")).with_for_update())
 _NEW_LEAF = Fixed(insert_of(leaves, "parent_id", "key", "value", "node_id"))
 _NO_LEAF = Fixed(
@@ -173,6 +174,10 @@ class WriteNodes(NodeReads, WriteLog):
         """
         old = self._existing(path)
         return self._update(old, msgspec.structs.replace(_Wanted.of(old), structure=_structure_text(structure)))
+
+    def note_data(self, node_id: int) -> None:
+        """Note that what a node holds was written to, which its row does not show: its revision grows."""
+        self._session.execute(_DATA_CHANGED, {"of": node_id})
 
     def delete_revision(self, path: Sequence[str], number: int) -> None:
         """Forget a revision.

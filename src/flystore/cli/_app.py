@@ -110,6 +110,15 @@ def serve(
         ),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Let anyone read without a key.")] = False,
+    origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            metavar="ORIGIN",
+            show_default=False,
+            help="Web pages that may read and write with a person's key: https://viewer.example.org. Repeatable.",
+        ),
+    ] = None,
     limits: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,6 +149,7 @@ def serve(
             read=tuple(read or ()),
             maps=tuple(maps or ()),
             public=public,
+            origins=tuple(origins or ()),
             limits=tuple(limits or ()),
             verbose=verbose,
         )

@@ -23,6 +23,7 @@ GRACE_SECONDS = 10
 """How long answers that are under way may take after the service was asked to end."""
 
 _KEY = re.compile(r"[!-~]+")
+_ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ServeOptions:
     public: bool
     verbose: bool
     limits: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 def run_service(options: ServeOptions) -> None:
@@ -50,6 +52,7 @@ def run_service(options: ServeOptions) -> None:
         If it cannot start; says what to do.
     """
     _require_key(options.api_key)
+    _require_origins(options.origins)
     log_to_stderr(options.verbose)
     with (
         _ending_on_signals() as ending,
@@ -66,6 +69,15 @@ def _require_key(key: str | None) -> None:
             "the API key is empty or has spaces or letters beyond ASCII, which no client could send; give "
             "another with --api-key or FLYSTORE_API_KEY, or leave both out to have one made"
         )
+
+
+def _require_origins(origins: tuple[str, ...]) -> None:
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise Misconfigured(
+                f"--allow-origin {origin!r} is no origin; it is scheme and host, and a port if there is one, without a "
+                "slash at the end: https://viewer.example.org"
+            )
 
 
 @contextlib.contextmanager
@@ -106,7 +118,7 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
     limits = Limits.parse(options.limits)
     without_plugins()
     with Service.open(directory, read=options.read, maps=maps, limits=limits) as service:
-        app = build_app(service, Access.of(key, public=options.public))
+        app = build_app(service, Access.of(key, public=options.public), allow_origins=options.origins)
         config = uvicorn.Config(
             app,
             lifespan="on",

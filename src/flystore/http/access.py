@@ -25,6 +25,10 @@ ALL = READ | {
 }
 
 
+KEY_TO_KEEP = "flystore.key_to_keep"
+"""Key in a request's scope of an API key that came in the URL: a browser is to send it as a cookie from now on."""
+
+
 class Access(msgspec.Struct, frozen=True):
     """What this service lets callers do.
 
@@ -58,8 +62,11 @@ class Access(msgspec.Struct, frozen=True):
             return READ if self.public else frozenset()
         if not hmac.compare_digest(_digest(key), self.key_digest):
             raise Unauthenticated(
-                "Invalid API key. Pass the key that the service was started with, or that it printed."
+                "Invalid API key. Pass the key that the service was started with, or that it printed.",
+                detail="Invalid API key",
             )
+        if "api_key" in request.query_params:
+            request.scope[KEY_TO_KEEP] = key
         return ALL
 
     def require(self, request: Request, *needed: str) -> None:
@@ -72,10 +79,10 @@ class Access(msgspec.Struct, frozen=True):
         held = self.scopes(request)
         if held >= set(needed):
             return
-        message = f"Not enough permissions. Requires scopes {sorted(needed)}. Request had scopes {sorted(held)}."
+        detail = f"Not enough permissions. Requires scopes {list(needed)}. Request had scopes {sorted(held)}"
         if held:
-            raise NotPermitted(message, needed=sorted(needed), status=401)
-        raise Unauthenticated(f"{message} Pass an API key.", needed=sorted(needed))
+            raise NotPermitted(f"{detail}. Pass an API key.", needed=list(needed), detail=detail, status=401)
+        raise Unauthenticated(f"{detail}. Pass an API key.", needed=list(needed), detail=detail)
 
 
 def _digest(key: str) -> bytes:

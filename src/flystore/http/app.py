@@ -1,11 +1,12 @@
 """The ASGI application: routes, access, errors, in one place to read."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -18,12 +19,17 @@ from . import (
     routes_browse,
     routes_buffers,
     routes_data,
+    routes_docs,
     routes_export,
     routes_nodes,
+    routes_revisions,
     routes_runs,
+    routes_validation,
     routes_zarr,
 )
 from .access import Access
+from .caching import Endpoint, Validate, by_version
+from .compression import Compress
 from .failures import on_flystore_error, on_http_exception
 from .middleware import Stamp
 from .negotiation import json_response
@@ -31,8 +37,15 @@ from .negotiation import json_response
 API = "/api/v1"
 
 
-def build_app(service: Service, access: Access) -> Starlette:
-    """Return the application that serves `service`; it does not close it."""
+def build_app(service: Service, access: Access, *, allow_origins: Sequence[str] = ()) -> Starlette:
+    """Return the application that serves `service`; it does not close it.
+
+    Parameters
+    ----------
+    allow_origins : sequence of str
+        Origins (``https://viewer.example.org``) whose pages may ask with a person's credentials. None: browsers let
+        no page of another origin read anything.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -40,7 +53,12 @@ def build_app(service: Service, access: Access) -> Starlette:
 
     app = Starlette(
         routes=_routes(),
-        middleware=[Middleware(Stamp)],
+        middleware=[
+            Middleware(Stamp),
+            *_sharing(allow_origins),
+            Middleware(Compress, least_bytes=service.limits.compress_bytes),
+            Middleware(Validate),
+        ],
         exception_handlers={
             FlystoreError: on_flystore_error,
             HTTPException: on_http_exception,
@@ -53,34 +71,69 @@ def build_app(service: Service, access: Access) -> Starlette:
     return app
 
 
+def _sharing(origins: Sequence[str]) -> list[Middleware]:
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_credentials=True,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["X-Tiled-Request-ID"],
+        )
+    ]
+
+
 def _routes() -> list[BaseRoute]:
     def route(path: str, endpoint: object, *methods: str) -> Route:
-        return Route(path, endpoint, methods=list(methods))  # type: ignore[arg-type]
+        made = Route(path, endpoint, methods=list(methods))  # type: ignore[arg-type]
+        assert made.methods is not None
+        if "HEAD" not in methods:
+            made.methods.discard("HEAD")  # would do all the work of a GET; the protocol has none
+        return made
+
+    def data(path: str, endpoint: Endpoint, *methods: str, scopes: tuple[str, ...] = ("read:data",)) -> Route:
+        return route(path, by_version(endpoint, *scopes), *methods)
 
     return [
-        route("/", home, "GET"),
-        route("/healthz", health, "GET"),
+        route("/", home, "GET", "HEAD"),
+        route("/healthz", health, "GET", "HEAD"),
+        route("/openapi.json", routes_docs.openapi, "GET"),
+        route("/docs", routes_docs.docs, "GET"),
+        route(f"{API}/docs", routes_docs.docs, "GET"),
         route(API, to_about, "GET"),
         route(f"{API}/", routes_browse.about, "GET"),
         route(f"{API}/metadata", routes_browse.metadata, "GET"),
         route(f"{API}/metadata/{{path:path}}", routes_browse.metadata, "GET"),
         route(f"{API}/search/{{path:path}}", routes_browse.search, "GET"),
+        route(f"{API}/search-deep/{{path:path}}", routes_browse.search_deep, "GET"),
+        route(f"{API}/revisions/{{path:path}}", routes_revisions.revisions, "GET"),
+        route(f"{API}/revisions/{{path:path}}", routes_revisions.delete_revision, "DELETE"),
         route(f"{API}/distinct/{{path:path}}", routes_browse.distinct, "GET"),
-        route(f"{API}/array/full/{{path:path}}", routes_buffers.array_full, "GET"),
-        route(f"{API}/array/block/{{path:path}}", routes_buffers.array_block, "GET"),
+        data(f"{API}/array/full/{{path:path}}", routes_buffers.array_full, "GET"),
+        data(f"{API}/array/block/{{path:path}}", routes_buffers.array_block, "GET"),
         route(f"{API}/array/full/{{path:path}}", routes_buffers.put_array_full, "PUT"),
         route(f"{API}/array/block/{{path:path}}", routes_buffers.put_array_block, "PUT"),
         route(f"{API}/array/full/{{path:path}}", routes_data.patch_array_full, "PATCH"),
-        route(f"{API}/table/partition/{{path:path}}", routes_export.table_partition, "GET", "POST"),
-        route(f"{API}/table/full/{{path:path}}", routes_export.table_full, "GET", "POST"),
+        data(f"{API}/table/partition/{{path:path}}", routes_export.table_partition, "GET", "POST"),
+        data(f"{API}/table/full/{{path:path}}", routes_export.table_full, "GET", "POST"),
         route(f"{API}/table/partition/{{path:path}}", routes_data.patch_table_partition, "PATCH"),
+        route(f"{API}/table/partition/{{path:path}}", routes_data.put_table_partition, "PUT"),
         route(f"{API}/table/full/{{path:path}}", routes_data.put_table, "PUT"),
-        route(f"{API}/container/full/{{path:path}}", routes_export.container_full, "GET", "POST"),
-        route(f"{API}/node/full/{{path:path}}", routes_export.node_full, "GET", "POST"),
-        route(f"{API}/awkward/full/{{path:path}}", routes_buffers.awkward_full, "GET"),
+        data(
+            f"{API}/container/full/{{path:path}}",
+            routes_export.container_full,
+            "GET",
+            "POST",
+            scopes=("read:data", "read:metadata"),
+        ),
+        data(f"{API}/node/full/{{path:path}}", routes_export.node_full, "GET", "POST"),
+        data(f"{API}/awkward/full/{{path:path}}", routes_buffers.awkward_full, "GET"),
         route(f"{API}/awkward/full/{{path:path}}", routes_buffers.put_awkward, "PUT"),
-        route(f"{API}/awkward/buffers/{{path:path}}", routes_buffers.awkward_buffers, "GET", "POST"),
-        route(f"{API}/ragged/full/{{path:path}}", routes_buffers.ragged_full, "GET"),
+        data(f"{API}/awkward/buffers/{{path:path}}", routes_buffers.awkward_buffers, "GET", "POST"),
+        data(f"{API}/ragged/full/{{path:path}}", routes_buffers.ragged_full, "GET"),
         route(f"{API}/ragged/full/{{path:path}}", routes_buffers.put_ragged_full, "PUT"),
         route(f"{API}/ragged/block/{{path:path}}", routes_buffers.put_ragged_block, "PUT"),
         route(f"{API}/ragged/full/{{path:path}}", routes_buffers.patch_ragged, "PATCH"),
@@ -99,6 +152,7 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/frames/{{path:path}}", routes_runs.frames, "GET"),
         route(f"{API}/verdict/{{path:path}}", routes_runs.verdict, "GET"),
         route(f"{API}/close/{{path:path}}", routes_runs.close_run, "POST"),
+        route("/custom/validate/{path:path}", routes_validation.validate, "GET", "POST"),
         route("/zarr/v2", routes_zarr.v2, "GET"),
         route("/zarr/v2/{path:path}", routes_zarr.v2, "GET"),
         route("/zarr/v3", routes_zarr.v3, "GET"),

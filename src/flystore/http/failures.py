@@ -16,6 +16,7 @@ from flystore.model import errors
 from flystore.model.errors import FlystoreError
 
 from .negotiation import json_response
+from .resources import base_url
 
 log = logging.getLogger("flystore.http")
 
@@ -47,19 +48,25 @@ def status_of(error: FlystoreError) -> int:
     return 500
 
 
-def answer(error: FlystoreError) -> Response:
-    """Return the answer to a request that failed with `error`."""
+def answer(error: FlystoreError, root: str | None = None) -> Response:
+    """Return the answer to a request that failed with `error`.
+
+    Its facts ``status`` and ``detail`` are for here: another status, and what clients expect to be shown.
+    """
     status = error.facts.get("status") or status_of(error)
-    facts = {key: value for key, value in error.facts.items() if key != "status"}
+    facts = {key: value for key, value in error.facts.items() if key not in ("status", "detail")}
     headers = {}
     if status == 503:
         headers["Retry-After"] = "1"
     if status == 408:
         headers["Connection"] = "close"  # the rest of the body may never come
     if status == 401:
-        headers["WWW-Authenticate"] = "Apikey"
+        needed = error.facts.get("needed")
+        headers["WWW-Authenticate"] = f'Bearer scope="{" ".join(needed)}"' if needed else "Bearer"
+        if root is not None:
+            headers["X-Tiled-Root"] = root
     content = {
-        "detail": error.message,
+        "detail": error.facts.get("detail", error.message),
         "error": {"kind": error.kind, "message": error.message, "facts": facts},
     }
     return json_response(content, status, headers)
@@ -67,7 +74,7 @@ def answer(error: FlystoreError) -> Response:
 
 async def on_flystore_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FlystoreError)
-    return answer(error)
+    return answer(error, base_url(request))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

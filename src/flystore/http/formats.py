@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import chain
 from typing import Any
 
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -83,14 +82,14 @@ async def in_pieces(
     first, rest = await run_in_threadpool(begun)
     if rest is None:
         return BytesResponse(b"".join(first), media_type, headers)
-    return StreamingResponse(
-        _sent(first, rest), media_type=None, headers={"content-type": media_type, **(headers or {})}
-    )
+    return StreamingResponse(_sent(first, rest), media_type=media_type, headers=headers)
 
 
 async def _sent(first: list[bytes], rest: Iterator[bytes]) -> AsyncIterator[bytes]:
     try:
-        async for piece in iterate_in_threadpool(chain(first, rest)):
+        while first:
+            yield first.pop(0)
+        async for piece in iterate_in_threadpool(rest):
             if piece:
                 yield piece
     finally:

@@ -4,6 +4,7 @@ And what every request gets: an account of the memory it takes, and a body that 
 """
 
 import asyncio
+import re
 import secrets
 import time
 
@@ -14,7 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flystore.model.errors import InvalidRequest
 from flystore.service import Limits
 
+from .access import KEY_TO_KEEP
 from .failures import on_unexpected
+
+_COOKIE = "HttpOnly; Path=/; SameSite=lax"
+_COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")
 
 
 class Stamp:
@@ -39,11 +44,14 @@ class Stamp:
                 begun = True
                 headers = MutableHeaders(scope=message)
                 headers["x-tiled-request-id"] = request_id
-                headers["server-timing"] = f"app;dur={(time.perf_counter() - started) * 1e3:.1f}"
+                phases = [*headers.getlist("server-timing"), f"app;dur={(time.perf_counter() - started) * 1e3:.1f}"]
+                headers["server-timing"] = ", ".join(phases)
                 headers.add_vary_header("Origin")
                 if b"tiled_csrf=" not in cookie:
-                    value = f"tiled_csrf={secrets.token_urlsafe(24)}; HttpOnly; Path=/; SameSite=lax"
-                    headers.append("set-cookie", value)
+                    headers.append("set-cookie", f"tiled_csrf={secrets.token_urlsafe(24)}; {_COOKIE}")
+                key = scope.get(KEY_TO_KEEP, "")
+                if _COOKIE_VALUE.fullmatch(key) and f"tiled_api_key={key}".encode() not in cookie:
+                    headers.append("set-cookie", f"tiled_api_key={key}; {_COOKIE}")
             await send(message)
 
         service = scope["app"].state.service

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from flystore.model.errors import InvalidRequest, TooLarge
+from flystore.model.errors import InvalidRequest, TooLarge, Unsupported
 from flystore.model.queries import (
     AccessTags,
     FullText,
@@ -14,6 +14,7 @@ from flystore.model.queries import (
     Like,
     NotIn,
     Query,
+    Regex,
     SortKey,
     Specs,
     parse_filters,
@@ -116,6 +117,8 @@ def _require_few(request: Request, queries: tuple[Query, ...], sort: tuple[SortK
                 values += len(query.tags)
             case Like():
                 terms += len(query.pieces)
+            case Regex():
+                raise Unsupported("search by regex is not offered; use like or fulltext", status=400)
     for found, limit, what in (
         (terms, limits.query_terms, "filters, words, specs, sort keys and metadata keys"),
         (values, limits.query_values, "values in the lists of its filters"),

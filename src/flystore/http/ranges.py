@@ -11,7 +11,7 @@ MOST_RANGES = 16
 _SPEC = re.compile(r"(\d{0,19})-(\d{0,19})")
 
 
-def wanted_ranges(headers: Headers, size: int, etag: str, modified: float) -> list[range] | None:
+def wanted_ranges(headers: Headers, size: int, etag: str, modified: float | None) -> list[range] | None:
     """Return the bytes that are asked for; None means all.
 
     A header that makes no sense, is of another unit, or holds for another state of the file (``If-Range``) counts as
@@ -23,8 +23,8 @@ def wanted_ranges(headers: Headers, size: int, etag: str, modified: float) -> li
         Of the file in bytes.
     etag : str
         Quoted.
-    modified : float
-        Unix seconds.
+    modified : float or None
+        Unix seconds; None while the file may change again without a sign of it.
 
     Returns
     -------
@@ -63,11 +63,11 @@ def _merged(ranges: list[range]) -> list[range]:
     return merged
 
 
-def _still_holds(condition: str | None, etag: str, modified: float) -> bool:
+def _still_holds(condition: str | None, etag: str, modified: float | None) -> bool:
     if condition is None:
         return True
     condition = condition.strip()
-    return condition == etag or condition == http_date(modified)
+    return condition == etag or (modified is not None and condition == http_date(modified))
 
 
 def is_known(headers: Headers, etag: str, modified: float) -> bool:

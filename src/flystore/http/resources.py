@@ -132,8 +132,12 @@ class Rendering:
         *,
         count: int | None = None,
         sources: list[DataSource] | None = None,
+        contents: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Return the resource object of one entry; what was not asked for is null."""
+        """Return the resource object of one entry; what was not asked for is null.
+
+        `contents`: resources of a container's children by key, None where a link in a file leads nowhere.
+        """
         want = self.fields
         if self.keys_only:
             link = f"{self.base}/metadata/{url_path(entry.path)}"
@@ -149,7 +153,7 @@ class Rendering:
         structure = None
         if entry.family is Family.CONTAINER:
             if want & {"structure", "count"}:
-                structure = {"contents": None, "count": count}
+                structure = {"contents": contents, "count": count}
         elif "structure" in want:
             structure = entry.structure
         attributes = {
@@ -158,11 +162,11 @@ class Rendering:
             "specs": [spec.to_wire() for spec in entry.specs] if "specs" in want else None,
             "metadata": metadata,
             "structure": structure,
-            "access_tags": list(entry.access_tags) if "access_tags" in want else None,
+            "access_tags": list(entry.access_tags) if "access_tags" in want and not entry.virtual else None,
             "sorting": [{"key": "", "direction": 1}]
-            if entry.family is Family.CONTAINER and "sorting" in want
+            if entry.family is Family.CONTAINER and "sorting" in want and entry.file is None
             else None,
-            "data_sources": None if sources is None else [data_source_to_wire(s) for s in sources],
+            "data_sources": None if sources is None or entry.virtual else [data_source_to_wire(s) for s in sources],
         }
         return {
             "id": entry.path[-1] if entry.path else "",

@@ -91,7 +91,7 @@ async def _table(request: Request, partition: int | None) -> Response:
     if partition is not None and choice.format.media_type == ARROW:
         body = await run_in_threadpool(service.tables.arrow_file, path, columns, partition=partition)
         return BytesResponse(body, choice.media_type, attachment(request))
-    return await exported(request, choice, lambda: service.exports.table(path, columns, partition=partition or 0))
+    return await exported(request, choice, lambda: service.exports.table(path, columns, partition=partition))
 
 
 async def container_full(request: Request) -> Response:

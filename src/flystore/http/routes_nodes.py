@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flystore.model.errors import InvalidRequest, Unsupported
-from flystore.service import MetadataPatch, NewNode, Service, data_source_from_wire, specs_from_wire
+from flystore.service import MetadataPatch, NewNode, Service, data_source_from_wire, specs_from_wire, tags_from_wire
 
 from .negotiation import expect_object, read_json, record
 from .parameters import flag
@@ -37,7 +37,7 @@ async def _make(request: Request, *, with_assets: bool) -> Response:
         "id": entry.path[-1],
         "links": links(base_url(request), entry.path, entry.family, entry.structure),
         "data_sources": [data_source_to_wire(source) for source in sources],
-        "access_tags": [],
+        "access_tags": list(new.access_tags),
     }
     return record(request, answer)
 
@@ -63,6 +63,7 @@ async def patch_metadata(request: Request) -> Response:
         merge=kind == "application/merge-patch+json",
         metadata=content.get("metadata"),
         specs=content.get("specs"),
+        access_tags=content.get("access_tags"),
     )
     path = path_of(request)
     keep = not flag(request, "drop_revision", False)
@@ -76,9 +77,10 @@ async def put_metadata(request: Request) -> Response:
     content = expect_object(await read_json(request, request.app.state.limits.json_bytes))
     metadata: Any = content.get("metadata")
     specs = None if content.get("specs") is None else specs_from_wire(content["specs"])
+    tags = None if content.get("access_tags") is None else tags_from_wire(content["access_tags"])
     path = path_of(request)
     keep = not flag(request, "drop_revision", False)
-    await run_in_threadpool(service.nodes.replace_metadata, path, metadata, specs, keep_revision=keep)
+    await run_in_threadpool(service.nodes.replace_metadata, path, metadata, specs, tags, keep_revision=keep)
     return record(request, {"id": path[-1] if path else ""})
 
 

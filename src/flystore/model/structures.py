@@ -280,10 +280,16 @@ class RaggedStructure(msgspec.Struct, frozen=True):
                 tuple(None if n is None else _length(n) for n in wire["shape"]),
                 _length(wire["size"]),
                 None if wire.get("dims") is None else _names(wire["dims"]),
-                None if not wire.get("chunks") else tuple(_length(n) for n in wire["chunks"][0]),
+                _several(wire.get("chunks"), wire["shape"][0]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"this is not a ragged structure: {error!r}") from error
+
+
+def _several(chunks: Any, rows: Any) -> tuple[int, ...] | None:
+    """Return the blocks along the first axis; one that has all rows is none."""
+    blocks = tuple(_length(n) for n in chunks[0]) if chunks else ()
+    return None if blocks in ((), (rows,)) else blocks
 
 
 class AwkwardStructure(msgspec.Struct, frozen=True):
@@ -424,6 +430,10 @@ ZARR_MIMETYPE = "application/x-zarr"
 AWKWARD_MIMETYPE = "application/x-awkward-buffers"
 RAGGED_MIMETYPE = "application/x-ragged+sql"
 SPARSE_MIMETYPE = "application/x-parquet;structure=sparse"
+PARQUET_MIMETYPE = "application/x-parquet"
+"""A table that this service keeps, one Parquet file a partition; or files of others, one a partition as well."""
 
-KEPT_IN_FILES = frozenset({ZARR_MIMETYPE, AWKWARD_MIMETYPE, RAGGED_MIMETYPE, SPARSE_MIMETYPE})
+KEPT_IN_FILES = frozenset(
+    {ZARR_MIMETYPE, AWKWARD_MIMETYPE, RAGGED_MIMETYPE, SPARSE_MIMETYPE, PARQUET_MIMETYPE}
+)
 """Data that this service keeps in a directory for each node."""

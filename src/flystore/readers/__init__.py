@@ -13,21 +13,26 @@ from ._registry import OPENERS, is_readable
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
 from ._stored import Chunked
 from ._template import FileTemplate
+from ._tree import HDF5, FileNode, describe, read_text
 
 __all__ = [
+    "HDF5",
     "OPENERS",
     "ArrayProbe",
     "ArrayReader",
     "Chunked",
     "EventFiles",
     "EventReader",
+    "FileNode",
     "FileTemplate",
     "Probe",
     "Resource",
     "ResourceProbe",
     "RowSource",
+    "describe",
     "is_readable",
     "open_reader",
     "open_registered",
+    "read_text",
     "without_plugins",
 ]

@@ -141,11 +141,28 @@ def with_dataset(roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.
     Unsupported
         If a link is of a kind that is not followed.
     """
+
+    def found(stack: ExitStack) -> _T:
+        dataset, owner = _find(stack, roots, file, path)
+        return use(dataset, owner)
+
+    return while_settling(file, path, found)
+
+
+def while_settling(file: OpenedFile, path: str, use: Callable[[ExitStack], _T]) -> _T:
+    """Return what `use` makes of HDF5, called under its lock, and again if a file that is changing made no sense.
+
+    Nothing of h5py may outlive the call; what is opened goes on the stack.
+
+    Raises
+    ------
+    Unreadable
+        As `with_dataset`, and all that `use` raises on purpose.
+    """
     for attempt in range(_TRIES):
         try:
             with H5_LOCK, ExitStack() as stack:
-                dataset, owner = _find(stack, roots, file, path)
-                return use(dataset, owner)
+                return use(stack)
         except FlystoreError:
             raise
         # What h5py raises depends on where HDF5 stumbled over a half-written or damaged structure.
@@ -185,28 +202,43 @@ def _opened(file: OpenedFile) -> Iterator[h5py.File]:
 
 def _find(stack: ExitStack, roots: Roots, file: OpenedFile, path: str) -> tuple[h5py.Dataset, OpenedFile]:
     """Follow a path to a dataset. Every file on the way stays open as long as the stack."""
+    here, owner = walk(stack, roots, file, path)
+    if not isinstance(here, h5py.Dataset):
+        raise _no_dataset(file, path, "it is not a dataset")
+    return here, owner
+
+
+def walk(stack: ExitStack, roots: Roots, file: OpenedFile, path: str) -> tuple[Any, OpenedFile]:
+    """Follow a path to whatever it names. Every file on the way stays open as long as the stack.
+
+    Raises
+    ------
+    Unreadable
+        If it leads nowhere; carries ``absent``: ``path`` if there is no such name, ``link`` if a link is broken.
+    OutsideRoots, MissingAsset, Unsupported
+        As `with_dataset`.
+    """
     group = stack.enter_context(_opened(file))["/"]
     trail: list[str] = _components(path)
     here, owner, links = group, file, 0
     while trail:
         name, trail = trail[0], trail[1:]
+        absent = "link" if links else "path"
         if not isinstance(here, h5py.Group):
-            raise _no_dataset(file, path, f"{here.name!r} is not a group")
-        link = _link(here, name, file, path)
+            raise _no_dataset(file, path, f"{here.name!r} is not a group", absent)
+        link = _link(here, name, file, path, absent)
         if isinstance(link, h5py.HardLink):
             here = here[name]
             continue
         links += 1
         if links > _MAX_LINKS:
-            raise _no_dataset(file, path, f"more than {_MAX_LINKS} links follow one another")
+            raise _no_dataset(file, path, f"more than {_MAX_LINKS} links follow one another", "link")
         trail = _components(link.path) + trail
         if isinstance(link, h5py.ExternalLink):
             owner = _linked_file(stack, roots, owner, link.filename)
             here = stack.enter_context(_opened(owner))["/"]
         elif link.path.startswith("/"):
             here = here.file["/"]
-    if not isinstance(here, h5py.Dataset):
-        raise _no_dataset(file, path, "it is not a dataset")
     return here, owner
 
 
@@ -214,17 +246,17 @@ def _components(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _link(group: h5py.Group, name: str, file: OpenedFile, path: str) -> Any:
+def _link(group: h5py.Group, name: str, file: OpenedFile, path: str, absent: str) -> Any:
     if name not in group.id:  # of the link itself; says nothing about where it leads
-        raise _no_dataset(file, path, f"there is no {name!r} in {group.name!r}")
+        raise _no_dataset(file, path, f"there is no {name!r} in {group.name!r}", absent)
     try:
         return group.get(name, getlink=True)
     except TypeError as error:
         raise Unsupported(f"{file.uri}: the link {name!r} is of a kind that is not followed") from error
 
 
-def _no_dataset(file: OpenedFile, path: str, why: str) -> Unreadable:
-    return Unreadable(f"{file.uri} has no dataset {path!r}: {why}", uri=file.uri, dataset=path)
+def _no_dataset(file: OpenedFile, path: str, why: str, absent: str = "path") -> Unreadable:
+    return Unreadable(f"{file.uri} has no dataset {path!r}: {why}", uri=file.uri, dataset=path, absent=absent)
 
 
 def _linked_file(stack: ExitStack, roots: Roots, owner: OpenedFile, name: str) -> OpenedFile:

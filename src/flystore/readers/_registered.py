@@ -132,6 +132,17 @@ class ArrayReader:
         """Return what the files were like when they were opened; as in `ArrayProbe`."""
         return self._joined().fingerprint
 
+    def as_found(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Return shape and dtype of the joined files, whatever is registered.
+
+        Raises
+        ------
+        MissingAsset, OutsideRoots, Unreadable, Unsupported
+            If a file cannot be read, or two cannot be joined.
+        """
+        source = self._joined()
+        return source.shape, source.dtype
+
     def stored(self) -> Chunked | None:
         """Return how the chunks of the one file behind the array are stored, as chunks of the array; None if not so.
 

@@ -256,9 +256,14 @@ class Arrays:
 
     def _found(self, path: tuple[str, ...]) -> tuple[Entry, DataSource | None]:
         with self._browse.moment() as moment:
-            entry = require_family(self._browse.entry(path, moment), Family.ARRAY)
-            assert entry.node is not None
-            return entry, None if entry.column is not None else moment.data_source(entry.node.id)
+            found = self._browse.find(path, moment)
+            if isinstance(found, Entry):
+                entry = require_family(found, Family.ARRAY)
+                assert entry.node is not None
+                return entry, None if entry.column is not None else moment.data_source(entry.node.id)
+        entry = require_family(self._browse.inside.read(found), Family.ARRAY)
+        assert entry.file is not None
+        return entry, entry.file.array_source(ArrayStructure.from_wire(entry.structure))
 
     def _require_small(self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]) -> None:
         # Twice: what is read, and what is put in order of it.
@@ -301,6 +306,8 @@ class Arrays:
         shape: tuple[int, ...],
     ) -> np.ndarray:
         dtype = structure.numpy_dtype
+        if entry.file is not None:
+            return self._browse.inside.values(entry, structure, picked, self._limits.response_bytes)
         if 0 in shape or dtype.itemsize == 0:
             return np.zeros(0, np.uint8)  # no bytes; numpy might not be able to make the shape all the same
         node = entry.node
@@ -370,6 +377,9 @@ class Arrays:
             now = require_family(self._browse.entry(entry.path, snapshot), Family.ARRAY)
             assert now.node is not None
             if now.column is not None:
+                files = self._browse.table_files.source_of(now.node, snapshot)
+                if files is not None:
+                    return self._browse.table_files.column(now.node, files, now.column)
                 return column_to_numpy(read_table(snapshot, now.node, [now.column]).column(0))
             source = snapshot.data_source(now.node.id)
             assert source is not None

@@ -13,6 +13,7 @@ from flystore.model.structures import KEPT_IN_FILES, Asset, DataSource, Family, 
 from flystore.storage import ArrayStore, OpenedFile, Roots, candidate_paths, reserve, uri_of_path
 
 from .browse import Browse
+from .entries import Entry, Place
 
 MOST_FILES = 1 << 20
 """Files in one directory asset, at any depth."""
@@ -94,9 +95,9 @@ class Assets:
 
     def _found(self, path: tuple[str, ...], asset_id: int) -> tuple[int, DataSource, Asset]:
         with self._browse.moment() as moment:
-            entry = self._browse.entry(path, moment)
+            entry = self._browse.find(path, moment)
             node = entry.node
-            if node is None or entry.column is not None or entry.family is Family.CONTAINER:
+            if isinstance(entry, Place) or node is None or entry.column is not None or _is_own_container(entry):
                 raise Unsupported("This node does not support downloading assets.", path=list(path), status=405)
             key = (node.id, node.revision)
             # The files of a long scan follow from its frame map; not once more for each that is asked for.
@@ -133,6 +134,11 @@ class Assets:
         except Unsupported as error:
             raise Unsupported(error.message, status=400) from error
         return asset.data_uri, self._roots
+
+
+def _is_own_container(entry: Entry) -> bool:
+    """Return whether an entry is a container that stands for no file."""
+    return entry.family is Family.CONTAINER and entry.file is None
 
 
 def _is_kept(source: DataSource) -> bool:

@@ -148,7 +148,7 @@ def _as_zip(source: Buffers, parameters: Mapping[str, str]) -> Iterator[bytes]:
 def _array(source: Buffers) -> Any:
     """Return an array of the Awkward Array library."""
     try:
-        import awkward  # type: ignore[import-untyped]  # only these formats need it, and it need not be there
+        import awkward  # only these formats need it, and it need not be there
     except ImportError as error:
         raise Unsupported(
             "this format of awkward arrays needs the library awkward, which this service lacks; ask for "

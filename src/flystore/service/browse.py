@@ -11,16 +11,19 @@ from typing import Any
 
 import msgspec
 
-from flystore.catalog import Catalog, Node, Run, Snapshot
-from flystore.model.errors import NotFound
+from flystore.catalog import Catalog, Node, Revision, Run, Snapshot
+from flystore.model.errors import NotFound, Unsupported
 from flystore.model.queries import Query, SortKey, Verdict
-from flystore.model.structures import BLUESKY_RUN, Asset, DataSource, Family
+from flystore.model.structures import BLUESKY_RUN, ArrayStructure, Asset, DataSource, Family
 from flystore.projection import ExternalArray, assets, unescape
+from flystore.storage import Roots
 
 from .columns import column_structure
-from .entries import Entry, root
+from .entries import Entry, InFile, Place, root
+from .inside import InsideFiles, file_of, not_catalogued, place_in
 from .limits import Limits
 from .observed import readable_structure
+from .table_files import TableFiles
 
 STREAMS = "streams"
 
@@ -43,13 +46,31 @@ class EntryPage(msgspec.Struct, frozen=True):
 
 
 class Browse:
-    """Reads the catalogue; never opens a file.
+    """Reads the catalogue, and opens files only for what is inside them.
 
-    What goes into one answer is read in one `moment`, and each call that belongs to it is given that.
+    What goes into one answer is read in one `moment`, and each call that belongs to it is given that. What is inside
+    a file is in no moment of the catalogue: `find` says so, and `read` opens the file once the moment is over.
+
+    Parameters
+    ----------
+    roots : Roots, optional
+        Where files may be read; without, none.
+    table_files : TableFiles
+        Reads the tables that are in files.
     """
 
-    def __init__(self, catalog: Catalog, limits: Limits, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+        roots: Roots | None = None,
+        *,
+        table_files: TableFiles,
+    ) -> None:
         self._catalog = catalog
+        self.inside = InsideFiles(roots or Roots())
+        self.table_files = table_files
         self._limits = limits
         self._clock = clock
 
@@ -69,15 +90,32 @@ class Browse:
         return self._catalog.read() if moment is None else nullcontext(moment)
 
     def entry(self, path: tuple[str, ...], moment: Snapshot | None = None) -> Entry:
-        """Return what lies at `path`.
+        """Return what lies at `path`; within a `moment` nothing that lies inside a file.
 
         Raises
         ------
         NotFound
             If nothing does.
+        OutsideRoots, MissingAsset, Unreadable, Unsupported
+            If it lies inside a file that cannot be read.
         """
         with self._within(moment) as snapshot:
-            return self._entry(snapshot, path)
+            found = self._entry(snapshot, path)
+        if isinstance(found, Entry):
+            return found
+        if moment is not None:
+            raise not_catalogued(found)
+        return self.inside.read(found)
+
+    def find(self, path: tuple[str, ...], moment: Snapshot) -> Entry | Place:
+        """Return what lies at `path`, or where in a file to look for it.
+
+        Raises
+        ------
+        NotFound
+            If nothing can lie there.
+        """
+        return self._entry(moment, path)
 
     def container(self, path: tuple[str, ...], moment: Snapshot | None = None) -> Entry:
         """Return the container at `path`.
@@ -89,7 +127,7 @@ class Browse:
         """
         return require_family(self.entry(path, moment), Family.CONTAINER)
 
-    def _entry(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry:
+    def _entry(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry | Place:
         if not path:
             return root()
         node = snapshot.node(path)
@@ -99,10 +137,21 @@ class Browse:
             aliased = self._alias(snapshot, path)
             if aliased is not None:
                 return aliased
-        column = self._column(snapshot, path)
-        if column is None:
+        found = self._column(snapshot, path) or self._inside_file(snapshot, path)
+        if found is None:
             raise NotFound(f"No such entry: {list(path)}", path=list(path))
-        return column
+        return found
+
+    def _inside_file(self, snapshot: Snapshot, path: tuple[str, ...]) -> Place | None:
+        """Return where in a file `path` leads, if the nearest node above it stands for one."""
+        alias = len(path) >= 2 and path[1] == STREAMS and snapshot.node(path[:2]) is None
+        stored = (path[0], *path[2:]) if alias else path
+        for depth in range(len(stored) - 1, 0, -1):
+            node = snapshot.node(stored[:depth])
+            if node is not None:
+                file = _file_of(snapshot, node)
+                return None if file is None else place_in(node, file, path, stored[depth:])
+        return None
 
     def _alias(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry | None:
         """Return what ``run/streams/…`` means where no node ``streams`` exists."""
@@ -126,13 +175,21 @@ class Browse:
             path=path,
             family=Family.ARRAY,
             metadata=table.metadata.get(path[-1]) or {},
-            structure=column_structure(snapshot, table, path[-1]).to_wire(),
+            structure=self._column_structure(snapshot, table, path[-1]).to_wire(),
             node=table,
             column=path[-1],
             access_tags=table.access_tags,
         )
 
+    def _column_structure(self, snapshot: Snapshot, table: Node, name: str) -> ArrayStructure:
+        source = self.table_files.source_of(table, snapshot)
+        if source is not None:
+            return self.table_files.column_structure(table, source, name)
+        return column_structure(snapshot, table, name)
+
     def count(self, entry: Entry, queries: tuple[Query, ...], moment: Snapshot | None = None) -> int:
+        if entry.file is not None:
+            return 0 if moment is not None else self.inside.count(entry, queries)
         with self._within(moment) as snapshot:
             return snapshot.count(entry.stored_path, self._now(queries))
 
@@ -145,15 +202,107 @@ class Browse:
         limit: int,
         offset: int | None = None,
         cursor: int | None = None,
+        keys_only: bool = False,
         moment: Snapshot | None = None,
     ) -> EntryPage:
-        """Return a page of a container's children, and how many there are in all."""
+        """Return a page of a container's children, and how many there are in all.
+
+        Within a `moment` a container that stands for a file has none: no file is opened in one.
+
+        Parameters
+        ----------
+        keys_only : bool
+            Nothing but the paths of what is inside a file has to be right.
+
+        Raises
+        ------
+        Unsupported
+            If what is inside a file is to be sorted by more than its key.
+        OutsideRoots, MissingAsset, Unreadable
+            If a file cannot be read.
+        """
+        if entry.file is not None:
+            if moment is not None:
+                return EntryPage([], 0, None, None)
+            start = cursor or offset or 0
+            some, count = self.inside.children(entry, queries, sort, limit, start, keys_only=keys_only)
+            onward = start + limit if start + limit < count else None
+            return EntryPage(some, count, None, onward)
         queries = self._now(queries)
         with self._within(moment) as snapshot:
             where = entry.stored_path
             page = snapshot.children(where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor)
             found = [_entry_of(snapshot, node, (*entry.path, node.path[-1])) for node in page.nodes]
             return EntryPage(found, snapshot.count(where, queries), page.next_cursor, page.next_offset)
+
+    def descendants(
+        self,
+        entry: Entry,
+        queries: tuple[Query, ...],
+        *,
+        max_depth: int | None,
+        limit: int,
+        offset: int | None = None,
+        cursor: int | None = None,
+        moment: Snapshot | None = None,
+    ) -> EntryPage:
+        """Return a page of what matches at any depth below a container, in order of insertion.
+
+        What is inside files is not searched. `EntryPage.count` is exact on a first page and on the last; in between
+        it is what is known to be there, because counting looks at every node.
+
+        Parameters
+        ----------
+        max_depth : int or None
+            1: children only; None: however deep.
+
+        Raises
+        ------
+        Unsupported
+            If `entry` is inside a file.
+        """
+        queries, where = self._now(queries), self._searchable(entry)
+        start = offset or 0
+        with self._within(moment) as snapshot:
+            page = snapshot.descendants(
+                where, query=queries, max_depth=max_depth, limit=limit, offset=start, after=cursor
+            )
+            found = [_entry_of(snapshot, node, (*entry.path, *node.path[len(where) :])) for node in page.nodes]
+            if cursor is None and page.next_cursor is not None and not start:
+                count = snapshot.count_descendants(where, query=queries, max_depth=max_depth)
+            else:
+                count = start + len(found) + (page.next_cursor is not None)
+        return EntryPage(found, count, page.next_cursor, None)
+
+    def count_descendants(
+        self, entry: Entry, queries: tuple[Query, ...], max_depth: int | None, moment: Snapshot | None = None
+    ) -> int:
+        """Return how many nodes at any depth match; errors as `descendants`."""
+        queries, where = self._now(queries), self._searchable(entry)
+        with self._within(moment) as snapshot:
+            return snapshot.count_descendants(where, query=queries, max_depth=max_depth)
+
+    def _searchable(self, entry: Entry) -> tuple[str, ...]:
+        if entry.virtual:
+            raise Unsupported("what is inside a file cannot be searched at any depth", status=400)
+        return entry.stored_path
+
+    def revisions(self, path: tuple[str, ...], *, offset: int, limit: int) -> tuple[list[Revision], int]:
+        """Return what a node's metadata was before changes that kept it, oldest first, and how many there are.
+
+        Raises
+        ------
+        NotFound
+            If nothing is at `path`.
+        Unsupported
+            If what is there has no row of its own: a column, or inside a file.
+        """
+        with self._catalog.read() as snapshot:
+            found = self._entry(snapshot, path)
+            if isinstance(found, Place) or found.column is not None:
+                raise Unsupported(f"/{'/'.join(path)} keeps no revisions", status=405)
+            where = found.stored_path
+            return snapshot.revisions(where, offset=offset, limit=limit), snapshot.count_revisions(where)
 
     def distinct(
         self,
@@ -166,6 +315,8 @@ class Browse:
         counts: bool,
         moment: Snapshot | None = None,
     ) -> dict[str, Any]:
+        if entry.file is not None:
+            raise Unsupported("the values of what is inside a file cannot be listed", status=400)
         with self._within(moment) as snapshot:
             return snapshot.distinct(
                 entry.stored_path, query=self._now(queries), keys=keys, families=families, specs=specs, counts=counts
@@ -173,7 +324,9 @@ class Browse:
 
     def data_sources(self, entry: Entry, moment: Snapshot | None = None) -> list[DataSource]:
         """Return an entry's data sources with all their assets; none for containers and columns."""
-        if entry.node is None or entry.column is not None or entry.family is Family.CONTAINER:
+        if entry.file is not None and entry.file.top:
+            return [entry.file.source]
+        if entry.node is None or entry.column is not None or entry.family is Family.CONTAINER or entry.virtual:
             return []
         with self._within(moment) as snapshot:
             source = snapshot.data_source(entry.node.id)
@@ -256,4 +409,12 @@ def _entry_of(snapshot: Snapshot, node: Node, path: tuple[str, ...]) -> Entry:
         node=node,
         observation=observation,
         access_tags=node.access_tags,
+        file=_file_of(snapshot, node),
     )
+
+
+def _file_of(snapshot: Snapshot, node: Node) -> InFile | None:
+    # A container that has a data source has a structure, if only an empty one; others are not asked.
+    if node.family is not Family.CONTAINER or node.structure is None:
+        return None
+    return file_of(node, snapshot.data_source(node.id))

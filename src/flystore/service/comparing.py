@@ -134,7 +134,8 @@ def _source_of(snapshot: Snapshot, node: Node) -> DataSource | None:
 def _without_ids(source: DataSource | None) -> DataSource | None:
     if source is None:
         return None
-    return msgspec.structs.replace(source, id=None)
+    assets = tuple(msgspec.structs.replace(asset, id=None) for asset in source.assets)
+    return msgspec.structs.replace(source, id=None, assets=assets)
 
 
 def _same_rows(stored: Snapshot, again: Snapshot, path: tuple[str, ...]) -> bool:
@@ -214,7 +215,8 @@ def _rows_written(stored: Snapshot) -> dict[tuple[str, ...], int]:
             path = record.path or ()
             if record.action == RowsWritten.action:
                 told = msgspec.msgpack.decode(record.body, type=RowsWritten)
-                rows[path] = told.rows + (0 if told.replaced else rows.get(path, 0))
+                if told.partition is None:  # others are in files, not among the rows of the catalogue
+                    rows[path] = told.rows + (0 if told.replaced else rows.get(path, 0))
             elif record.action == "delete":
                 rows = {known: n for known, n in rows.items() if known[: len(path)] != path}
     return rows

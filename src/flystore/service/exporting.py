@@ -1,13 +1,13 @@
 """What is at a path, as a source for the encoders of `flystore.service.export`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from flystore.catalog import Catalog, Snapshot
-from flystore.model.errors import InvalidRequest, NotFound
+from flystore.model.errors import NotFound
 from flystore.model.structures import BLUESKY_RUN, Family, RaggedStructure
 from flystore.storage import reserve
 
@@ -18,6 +18,7 @@ from .documents import Documents
 from .entries import Entry
 from .export import ArraySource, ContainerSource, OtherSource, RaggedSource, TableSource
 from .ragged import Ragged
+from .tables import require_only_partition
 
 _AT_WORK_BYTES = 4 * PIECE_BYTES
 """Memory of an export under way: a piece as stored, as decoded and as encoded, whatever the size of the whole."""
@@ -59,7 +60,9 @@ class Exports:
         _reserve(path)
         return source
 
-    def table(self, path: tuple[str, ...], columns: Sequence[str] | None = None, *, partition: int = 0) -> TableSource:
+    def table(
+        self, path: tuple[str, ...], columns: Sequence[str] | None = None, *, partition: int | None = None
+    ) -> TableSource:
         """Return a table as it is now, all columns or those named; rows that are appended meanwhile are not in it.
 
         Raises
@@ -69,11 +72,9 @@ class Exports:
         InvalidRequest
             If it has no such partition.
         """
-        if partition != 0:
-            raise InvalidRequest("Partition out of range: this table has one partition, 0", status=400)
         with self._browse.moment() as moment:
             entry = require_family(self._browse.entry(path, moment), Family.TABLE)
-            source = self._table(entry, moment, columns)
+            source = self._table(entry, moment, columns, partition)
         _reserve(path)
         return source
 
@@ -86,8 +87,14 @@ class Exports:
             If there is no such container or child.
         """
         with self._browse.moment() as moment:
-            entry = self._browse.container(path, moment)
-            children = [self._child(path, name, moment) for name in fields] if fields else None
+            found = self._browse.find(path, moment)
+            inside = not isinstance(found, Entry) or found.file is not None
+            if not inside:
+                entry = self._browse.container(path, moment)
+                children = [self._child(path, name, moment) for name in fields] if fields else None
+        if inside:  # a file, which no transaction waits for
+            entry = require_family(self._browse.inside.read(found), Family.CONTAINER)
+            children = [self._child(path, name, None) for name in fields] if fields else None
         _reserve(path)
         return self._container(entry, children)
 
@@ -105,7 +112,7 @@ class Exports:
 
     # --- sources of what is below
 
-    def _child(self, path: tuple[str, ...], name: str, moment: Snapshot) -> Entry:
+    def _child(self, path: tuple[str, ...], name: str, moment: Snapshot | None) -> Entry:
         if not name or "/" in name:
             raise NotFound(f"{'/'.join(path)} has no field {name!r}", status=400)
         try:
@@ -151,9 +158,16 @@ class Exports:
                 return
             cursor = page.next_cursor
 
-    def _table(self, entry: Entry, moment: Snapshot, columns: Sequence[str] | None) -> TableSource:
+    def _table(
+        self, entry: Entry, moment: Snapshot, columns: Sequence[str] | None, partition: int | None = None
+    ) -> TableSource:
         node = entry.node
         assert node is not None
+        files = self._browse.table_files.source_of(node, moment)
+        if files is not None:
+            found = self._browse.table_files.open(node, files, columns, partition)
+            return _table_source(entry, found.schema, found.index, found.rows, found.read)
+        require_only_partition(partition)
         schema, index = shown_schema(node, columns)
         series = series_of_table(node)
         rows, began = moment.rows(series), moment.began(series)
@@ -161,16 +175,22 @@ class Exports:
         def read() -> Iterator[pa.RecordBatch]:
             return shown_rows(self._catalog, series, schema, rows, began)
 
-        described = {name: entry.metadata.get(name) for name in schema.names}
-        return TableSource(
-            name="/" + "/".join(entry.path),
-            schema=schema,
-            index=index,
-            rows=rows,
-            read=read,
-            metadata=entry.metadata,
-            column_metadata={name: value for name, value in described.items() if isinstance(value, dict)},
-        )
+        return _table_source(entry, schema, index, rows, read)
+
+
+def _table_source(
+    entry: Entry, schema: pa.Schema, index: tuple[str, ...], rows: int, read: Callable[[], Iterator[pa.RecordBatch]]
+) -> TableSource:
+    described = {name: entry.metadata.get(name) for name in schema.names}
+    return TableSource(
+        name="/" + "/".join(entry.path),
+        schema=schema,
+        index=index,
+        rows=rows,
+        read=read,
+        metadata=entry.metadata,
+        column_metadata={name: value for name, value in described.items() if isinstance(value, dict)},
+    )
 
 
 def _reserve(path: tuple[str, ...]) -> None:

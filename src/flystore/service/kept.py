@@ -3,17 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock
 
 import msgspec
 
 from flystore.catalog import Catalog, Node
 from flystore.model.errors import Damaged, FlystoreError, MadeFromDocuments, NotFound, NotReady, Truncated, Unsupported
 from flystore.model.structures import DataSource, Family, Management
-from flystore.storage import PartStore
+from flystore.storage import FileLocks, PartStore
 
 from .browse import Browse, require_family
-from .operations import ArrayWritten, StructureSet
+from .operations import ArrayWritten, RowsWritten, StructureSet
 
 _LATELY = 10.0
 
@@ -21,7 +20,7 @@ _LATELY = 10.0
 class KeptNodes:
     """Nodes whose data this service keeps as parts.
 
-    One write at a time goes on at one node; readers are never kept waiting.
+    One write at a time goes on at one node, in all processes; readers are never kept waiting.
 
     Attributes
     ----------
@@ -35,7 +34,7 @@ class KeptNodes:
         self._catalog = catalog
         self._browse = browse
         self._clock = clock
-        self._locks = [Lock() for _ in range(64)]
+        self._locks = FileLocks(store.directory, "node")
 
     def found(self, path: tuple[str, ...], family: Family) -> tuple[Node, DataSource | None]:
         """Return a node of a family and where its data lies.
@@ -82,10 +81,10 @@ class KeptNodes:
             )
         if not is_kept(source, mimetype):
             raise Unsupported(f"/{'/'.join(path)} is not a node whose data this service keeps", status=405)
-        with self._locks[node.id % len(self._locks)]:
+        with self._locks.holding(node.id):
             yield self.found(path, family)[0]
 
-    def log(self, node: Node, operation: ArrayWritten | StructureSet) -> None:
+    def log(self, node: Node, operation: ArrayWritten | StructureSet | RowsWritten) -> None:
         """Make a write known: the operation in the log, and the node's structure if it is another one now.
 
         Raises
@@ -100,6 +99,7 @@ class KeptNodes:
                 raise NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
             if isinstance(operation, StructureSet):
                 tx.set_structure(node.path, operation.structure)
+            tx.note_data(node.id)
             tx.append_operation(node.path, operation.action, operation.to_bytes(), now)
             run = tx.run(node.run_uid) if node.run_uid is not None else None
             if run is not None:

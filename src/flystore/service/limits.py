@@ -12,7 +12,7 @@ from flystore.storage import memory_of_this_machine
 MIB = 1 << 20
 _MOST_BUDGET = 4096 * MIB
 _FACTORS = {"": 1, "k": 1000, "m": 10**6, "g": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
-_MAY_BE_ZERO = frozenset({"memory_bytes", "silence_seconds"})
+_MAY_BE_ZERO = frozenset({"memory_bytes", "silence_seconds", "compress_bytes"})
 _VALUE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 
 
@@ -54,6 +54,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Open at once; further ones are answered 503.
     silence_seconds : float
         An open run not heard of for so long is shown as interrupted. Nothing is refused.
+    compress_bytes : int
+        Answers from this size on are compressed for callers that take it. 0: none is, which is quicker where the
+        network is faster than the compression. Nothing is refused.
     """
 
     response_bytes: int = 300 * MIB
@@ -71,6 +74,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slowest_rate: int = 1024
     connections: int = 1000
     silence_seconds: float = 600.0
+    compress_bytes: int = 1000
 
     @property
     def budget_bytes(self) -> int:

@@ -42,27 +42,34 @@ class Created(Operation, frozen=True):
     structure: dict[str, Any] | None
     source: DataSource | None
     run_uid: str | None
+    access_tags: tuple[str, ...] = ()
 
 
 class DataSourcePut(Operation, frozen=True):
-    """More is known of a node's files."""
+    """More is known of a node's files; `more`: the assets are those that were new, on top of those of before."""
 
     action: ClassVar[str] = "put-data-source"
 
     source: DataSource
+    more: bool = False
 
 
 class MetadataSet(Operation, frozen=True):
-    """Metadata and specs after a patch or a replacement."""
+    """Metadata, specs and access tags after a patch or a replacement; tags None: as they were."""
 
     action: ClassVar[str] = "set-metadata"
 
     metadata: dict[str, Any]
     specs: tuple[Spec, ...]
+    access_tags: tuple[str, ...] | None = None
 
 
 class RowsWritten(Operation, frozen=True):
-    """Rows were appended to a table, or replaced all of it; `digest` is BLAKE2b-128 of the body that came."""
+    """Rows were appended to a table, or replaced all of it; `digest` is BLAKE2b-128 of the body that came.
+
+    `partition`: they replaced this one of a table that is kept as files; None: of one that is kept as segments.
+    `possible_repeat`: they are, byte for byte, those of the append before.
+    """
 
     action: ClassVar[str] = "write-rows"
 
@@ -70,6 +77,8 @@ class RowsWritten(Operation, frozen=True):
     rows: int
     replaced: bool
     digest: bytes
+    partition: int | None = None
+    possible_repeat: bool = False
 
 
 class StructureSet(Operation, frozen=True):

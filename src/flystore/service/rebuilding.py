@@ -160,6 +160,7 @@ class _Wanted(msgspec.Struct):
     structure: dict[str, Any] | None
     source: DataSource | None
     run_uid: str | None
+    access_tags: tuple[str, ...] = ()
 
 
 def _refold(tx: Transaction) -> tuple[int, list[str]]:
@@ -174,11 +175,18 @@ def _refold(tx: Transaction) -> tuple[int, list[str]]:
             "structure": node.structure,
             "external": None,
         }
-        if known is not None and as_shown(known) == shown:
+        if known is not None and as_shown(known) == shown and known.access_tags == node.access_tags:
             continue
         changed.append("/".join(path))
         made = tx.put_node(
-            path, node.family, node.specs, node.metadata, node.structure, origin="protocol", run_uid=node.run_uid
+            path,
+            node.family,
+            node.specs,
+            node.metadata,
+            node.structure,
+            origin="protocol",
+            run_uid=node.run_uid,
+            access_tags=node.access_tags,
         )
         if node.source is not None:
             stored = tx.data_source(made.id)
@@ -200,20 +208,32 @@ def folded(tx: Snapshot) -> dict[tuple[str, ...], _Wanted]:
                 _fold(wanted, record.path, record.action or "", record.body)
 
 
+def with_known_assets(put: DataSourcePut, before: DataSource | None) -> DataSource:
+    """Return the data source that an operation led to, with the assets of before where it names only what is new."""
+    if not put.more or before is None:
+        return put.source
+    both = (*before.assets, *put.source.assets)
+    order = sorted(both, key=lambda asset: (asset.parameter, -1 if asset.num is None else asset.num))
+    return msgspec.structs.replace(put.source, assets=tuple(order))
+
+
 def _fold(wanted: dict[tuple[str, ...], _Wanted], path: tuple[str, ...], action: str, body: bytes) -> None:
     try:
         match action:
             case Created.action:
                 made = msgspec.msgpack.decode(body, type=Created)
                 wanted[path] = _Wanted(
-                    made.family, made.specs, made.metadata, made.structure, made.source, made.run_uid
+                    made.family, made.specs, made.metadata, made.structure, made.source, made.run_uid, made.access_tags
                 )
             case DataSourcePut.action:
-                wanted[path].source = source = msgspec.msgpack.decode(body, type=DataSourcePut).source
+                put = msgspec.msgpack.decode(body, type=DataSourcePut)
+                wanted[path].source = source = with_known_assets(put, wanted[path].source)
                 wanted[path].structure = source.structure
             case MetadataSet.action:
                 told = msgspec.msgpack.decode(body, type=MetadataSet)
                 wanted[path].metadata, wanted[path].specs = told.metadata, told.specs
+                if told.access_tags is not None:
+                    wanted[path].access_tags = told.access_tags
             case StructureSet.action:
                 wanted[path].structure = msgspec.msgpack.decode(body, type=StructureSet).structure
             case "delete":

@@ -32,6 +32,10 @@ MAX_CHUNKS = 1 << 20
 """Chunks along all axes of an array, since every structure lists them."""
 
 
+MAX_PARTITIONS = 1 << 14
+"""Partitions of a table, each of which is a file."""
+
+
 def check_key(key: Any) -> str:
     """Return `key` if it can be a path segment.
 
@@ -138,8 +142,10 @@ def _checked_table(structure: TableStructure) -> TableStructure:
     names = structure.schema.names
     if len(set(names)) < len(names) or not set(structure.columns) <= set(names):
         raise InvalidRequest(f"the columns {structure.columns} must be in the Arrow schema, which has {names}, once")
-    if structure.npartitions != 1:
-        raise InvalidRequest(f"tables have one partition here, not {structure.npartitions}; send the rows as one")
+    if not 1 <= structure.npartitions <= MAX_PARTITIONS:
+        raise InvalidRequest(
+            f"a table has 1 to {MAX_PARTITIONS} partitions, not {structure.npartitions}", limit=MAX_PARTITIONS
+        )
     return structure
 
 
@@ -171,6 +177,35 @@ def data_source_from_wire(wire: Any) -> DataSource:
     )
 
 
+MAX_TAGS = 1_000
+
+
+def tags_from_wire(wire: Any) -> tuple[str, ...]:
+    """Return access tags in their order, each once.
+
+    Raises
+    ------
+    InvalidRequest
+        If they are no list of words, or too many.
+    """
+    try:
+        tags = tuple(dict.fromkeys(msgspec.convert(wire, list[str])))
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"access_tags must be a list of words: {error}") from error
+    if len(tags) > MAX_TAGS or any(len(tag) > 255 for tag in tags):
+        raise TooLarge(f"a node has at most {MAX_TAGS} access tags of 255 letters", limit=MAX_TAGS)
+    return tags
+
+
+def _tags_in(wire: dict[str, Any]) -> tuple[str, ...]:
+    """Return the tags of a posted node; older clients send them as ``{"access_blob": {"tags": […]}}``."""
+    told = wire.get("access_tags")
+    if told is None:
+        blob = wire.get("access_blob")
+        told = blob.get("tags") if isinstance(blob, dict) else blob
+    return () if told is None else tags_from_wire(told)
+
+
 class NewNode(msgspec.Struct, frozen=True):
     """A node to be made."""
 
@@ -179,6 +214,7 @@ class NewNode(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     specs: tuple[Spec, ...]
     data_sources: tuple[DataSource, ...]
+    access_tags: tuple[str, ...] = ()
 
     @classmethod
     def from_wire(cls, wire: dict[str, Any]) -> Self:
@@ -204,11 +240,11 @@ class NewNode(msgspec.Struct, frozen=True):
             raise InvalidRequest(f"a node of family {family} needs one data source, not {len(found)}")
         if any(source.family is not family for source in found):
             raise InvalidRequest("the data source's structure_family is not the node's")
-        return cls(key, family, metadata, specs_from_wire(wire.get("specs") or []), found)
+        return cls(key, family, metadata, specs_from_wire(wire.get("specs") or []), found, _tags_in(wire))
 
 
 class MetadataPatch(msgspec.Struct, frozen=True):
-    """Changes to metadata and specs; None leaves either as it is.
+    """Changes to metadata, specs and access tags; None leaves each as it is.
 
     Attributes
     ----------
@@ -219,3 +255,4 @@ class MetadataPatch(msgspec.Struct, frozen=True):
     merge: bool
     metadata: Any = None
     specs: Any = None
+    access_tags: Any = None

@@ -27,8 +27,11 @@ from .ragged import Ragged
 from .rebuilding import Rebuilt, rebuild
 from .sparse import Sparse
 from .stored_forms import StoredForms
+from .table_files import TableFiles
 from .tables import Tables
+from .validating import Validating
 from .verdicts import Verdicts
+from .versions import Versions
 from .zarr_view import ZarrView
 
 
@@ -37,7 +40,7 @@ class Service:
 
     Attributes
     ----------
-    browse, arrays, tables, ragged, awkward, sparse, assets, zarr, documents, verdicts
+    browse, arrays, tables, ragged, awkward, sparse, assets, zarr, documents, verdicts, versions
         Reading.
     ingest, nodes
         Writing: documents, and the Tiled protocol.
@@ -58,10 +61,10 @@ class Service:
         self.budget = Budget(self.limits.budget_bytes)
         self._catalog = catalog
         self._prober = Prober(catalog, roots, budget=self.budget)
-        self.browse = Browse(catalog, self.limits)
+        parts = PartStore(array_store.directory, self._trust)
+        self.browse = Browse(catalog, self.limits, roots=roots, table_files=TableFiles(parts, roots))
         self.tables = Tables(catalog, self.browse, self.limits)
         self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits)
-        parts = PartStore(array_store.directory, self._trust)
         kept = KeptNodes(catalog, self.browse, parts)
         self.ragged = Ragged(catalog, self.browse, self.limits, kept)
         self.awkward = Awkward(kept, self.limits)
@@ -70,9 +73,11 @@ class Service:
         self.zarr = ZarrView(self.browse, self.arrays, StoredForms(self.arrays, array_store, roots), self._prober)
         self.documents = Documents(catalog)
         self.exports = Exports(catalog, self.browse, self.arrays, self.ragged, self.documents)
+        self.versions = Versions(self.browse, self._prober)
         self.verdicts = Verdicts(catalog, self._prober, self.limits)
         self.ingest = Ingest(catalog, self._prober, self.limits, self.verdicts.line_after_stop)
-        self.nodes = Nodes(catalog, self.browse, array_store, parts, self._prober, self.limits)
+        self.nodes = Nodes(catalog, self.browse, array_store, kept, self._prober, self.limits)
+        self.validating = Validating(catalog, self.browse, self.nodes, self.arrays, self.exports, self.verdicts, roots)
 
     @classmethod
     def open(

@@ -1,4 +1,4 @@
-"""Reading tables: slow data and appendable tables, as Arrow."""
+"""Reading tables as Arrow: slow data and appendable tables, which have one partition, and those kept in files."""
 
 import pyarrow as pa
 
@@ -13,39 +13,47 @@ from .limits import Limits
 
 
 class Tables:
-    """Rows in arrival order, one partition."""
+    """Rows in the order in which they came, partition by partition."""
 
     def __init__(self, catalog: Catalog, browse: Browse, limits: Limits) -> None:
         self._catalog = catalog
         self._browse = browse
         self._limits = limits
 
-    def read(self, path: tuple[str, ...], columns: list[str] | None = None) -> pa.Table:
-        """Return a table's rows; `columns` None means all.
+    def read(
+        self, path: tuple[str, ...], columns: list[str] | None = None, *, partition: int | None = None
+    ) -> pa.Table:
+        """Return a table's rows; `columns` None means all, `partition` None as well.
 
         Raises
         ------
         NotFound
             If there is no such table or column.
+        InvalidRequest
+            If the table has no such partition.
         """
         with self._catalog.read() as snapshot:
             entry = require_family(self._browse.entry(path, snapshot), Family.TABLE)
             assert entry.node is not None
-            return read_table(snapshot, entry.node, columns)
+            source = self._browse.table_files.source_of(entry.node, snapshot)
+            if source is None:
+                require_only_partition(partition)
+                return read_table(snapshot, entry.node, columns)
+        return self._browse.table_files.open(entry.node, source, columns, partition).table()
 
-    def arrow_file(self, path: tuple[str, ...], columns: list[str] | None = None, *, partition: int = 0) -> pa.Buffer:
+    def arrow_file(
+        self, path: tuple[str, ...], columns: list[str] | None = None, *, partition: int | None = None
+    ) -> pa.Buffer:
         """Return rows as one Arrow IPC file.
 
         Raises
         ------
         InvalidRequest
-            If the table has no such partition; all have one, number 0.
+            If the table has no such partition.
         TooLarge
             If the rows exceed what one answer may hold.
         """
-        if partition != 0:
-            raise InvalidRequest("Partition out of range: this table has one partition, 0", status=400)
-        table = self.read(path, columns)
+        table = self.read(path, columns, partition=partition)
         if table.nbytes > self._limits.response_bytes:
             raise TooLarge(
                 f"these columns of {'/'.join(path)} hold {table.nbytes} bytes; this service sends at most "
@@ -57,3 +65,14 @@ class Tables:
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
         return sink.getvalue()
+
+
+def require_only_partition(partition: int | None) -> None:
+    """Refuse a partition that a table without files does not have.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    if partition not in (None, 0):
+        raise InvalidRequest("Partition out of range: this table has one partition, 0", status=400)

@@ -17,6 +17,7 @@ from .browse import everything_below, run_at
 from .limits import Limits
 from .observed import OK, present_map, readable_structure
 from .probing import Prober
+from .protocol_runs import ProtocolState
 
 log = logging.getLogger("flystore.service")
 
@@ -208,6 +209,8 @@ def _combined(run: Run, root: Node | None, files: list[FileVerdict], interruptio
         told = f"{name}: {state}"
         if files:
             notes.append(NOT_ANNOUNCED)
+        if run.writer == "protocol":
+            notes += ProtocolState.of(run).notes
     if interruption is not None:
         notes.insert(0, f"interrupted: {interruption}")
         told = f"{told}, {interruption}"

@@ -11,7 +11,9 @@ from ._buffers import (
     MOST_ENTRIES,
     PartStore,
     names_in,
+    opened_rows,
     pack,
+    pack_rows,
     pack_table,
     read_parquet,
     read_zip,
@@ -19,6 +21,7 @@ from ._buffers import (
     unpack_untrusted,
 )
 from ._limits import human_bytes, require_below
+from ._locks import LOCKS_DIRECTORY, FileLocks
 from ._passing import StoredArray, without_sum
 from ._roots import FileStream, OpenedFile, PathMap, Roots
 from ._segments import (
@@ -30,11 +33,13 @@ from ._sums import ArrayCheck
 from ._uris import candidate_paths, is_windows, uri_of_path
 
 __all__ = [
+    "LOCKS_DIRECTORY",
     "MOST_ENTRIES",
     "Account",
     "ArrayCheck",
     "ArrayStore",
     "Budget",
+    "FileLocks",
     "FileStream",
     "OpenedFile",
     "PartStore",
@@ -51,7 +56,9 @@ __all__ = [
     "is_windows",
     "memory_of_this_machine",
     "names_in",
+    "opened_rows",
     "pack",
+    "pack_rows",
     "pack_table",
     "read_parquet",
     "read_zip",

@@ -11,7 +11,7 @@ one a line, and one of them that is gone is an error, not zeros. ``zarr.json`` c
 attributes. Arrays of earlier versions have neither: they are *unverified* there.
 
 Every chunk and every metadata file is written durably and whole. A write of several chunks that is cut
-short leaves some of them new. Writes to one array are serialised within the process.
+short leaves some of them new. Writes to one array are serialised, between processes as well.
 """
 
 import math
@@ -20,9 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 import numpy as np
 import zarr
@@ -38,6 +36,7 @@ from flystore.model.slices import Item, normalise, result_shape, selected
 from flystore.model.structures import ArrayStructure
 
 from ._limits import require_below
+from ._locks import FileLocks
 from ._passing import StoredArray, stored_array, stored_chunk
 from ._sums import METADATA, WRITTEN, ArrayCheck, check_array, checked_metadata, summed_metadata, written, written_line
 
@@ -115,8 +114,7 @@ class ArrayStore:
     def __init__(self, directory: Path, trust: Trust | None = None) -> None:
         self.directory = directory
         self._trust = trust or Trust()
-        self._guard = Lock()
-        self._locks: WeakValueDictionary[str, _Lock] = WeakValueDictionary()
+        self._locks = FileLocks(directory, "array")
 
     def create(self, key: str, structure: ArrayStructure) -> None:
         """Make an array; unwritten parts read as zeros (False, empty text, 1970 for datetimes).
@@ -197,20 +195,40 @@ class ArrayStore:
         self._write(key, structure, tuple(slice(0, n) for n in structure.shape), values)
 
     def write_block(
-        self, key: str, structure: ArrayStructure, block: Sequence[int], data: "bytes | np.ndarray"
+        self,
+        key: str,
+        structure: ArrayStructure,
+        block: Sequence[int],
+        data: "bytes | np.ndarray",
+        within: Sequence[Item] = (),
     ) -> None:
-        """Replace one block; `block` counts the structure's chunks along each axis.
+        """Replace one block, or a part of it; `block` counts the structure's chunks along each axis.
+
+        Parameters
+        ----------
+        within : sequence of slice or int
+            Relative to the block; empty: all of it.
 
         Raises
         ------
         OutOfBounds
-            If there is no such block.
+            If there is no such block, or `within` does not fit it.
         InvalidRequest
-            If `data` is not the block's size in bytes.
+            If `data` is not that size in bytes.
         """
-        region = block_region(structure, block)
-        shape = tuple(part.stop - part.start for part in region)
-        self._write(key, structure, region, _values(data, shape, structure.numpy_dtype))
+        corner = block_region(structure, block)
+        inside = tuple(part.stop - part.start for part in corner)
+        normal = normalise(within, inside)
+        values = _values(data, result_shape(normal, inside), structure.numpy_dtype)
+        if values.size == 0:
+            return
+        forward, flips = _forward(normal, inside)
+        region = tuple(
+            slice(part.start + begin.start, begin.start + part.stop, part.step)
+            for begin, part in zip(corner, forward, strict=True)
+        )
+        lengths = tuple(len(range(part.start, part.stop, part.step or 1)) for part in region)
+        self._write(key, structure, region, np.ascontiguousarray(values.reshape(lengths)[flips]))
 
     def patch(
         self,
@@ -349,25 +367,8 @@ class ArrayStore:
             raise InvalidRequest(f"{key!r} is not a storage key")
         return self.directory.joinpath(*parts)
 
-    def _lock(self, key: str) -> "_Lock":
-        with self._guard:
-            lock = self._locks.get(key)
-            if lock is None:
-                lock = self._locks[key] = _Lock()
-            return lock
-
-
-class _Lock:
-    """A lock that can be weakly referenced, so an array that nobody uses keeps none."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
+    def _lock(self, key: str) -> AbstractContextManager[None]:
+        return self._locks.holding(key)
 
 
 def block_region(structure: ArrayStructure, block: Sequence[int]) -> tuple[slice, ...]:

@@ -8,6 +8,8 @@ were written, so one that is gone is an error and never nothing. The files can b
     archive's comment is a CRC-32C of its directory.
 ``*.parquet``
     Columns, with a checksum on each page and one of the whole table (`table_sum`) in the schema's metadata.
+``partition-*.parquet``
+    Rows of any types as they came, with a checksum on each page and one of schema and number of rows (`rows_sum`).
 """
 
 import io
@@ -32,6 +34,9 @@ from ._sums import WRITTEN, ArrayCheck, written, written_line
 
 MOST_ENTRIES = 10_000
 """Buffers in one zip."""
+
+ROWS_PREFIX = "partition-"
+"""Begins the names of parts that hold rows of a table."""
 
 _MAGIC = b"PK\x05\x06"
 _END = struct.Struct("<4s4H2LH")  # what a zip ends with, but for the comment
@@ -117,13 +122,26 @@ class PartStore:
                 continue
             try:
                 path = self.path(key, part)
-                if path is not None:
+                if path is None:
+                    continue
+                if part.startswith(ROWS_PREFIX):
+                    check_rows(path)
+                else:
                     (read_parquet if part.endswith(".parquet") else read_zip)(path)
             except Damaged as error:
                 found.damaged.append(error.message)
             else:
                 found.checked += 1
         return found
+
+
+def _check_part(path: Path) -> None:
+    if path.name.startswith(ROWS_PREFIX):
+        check_rows(path)
+    elif path.suffix == ".parquet":
+        read_parquet(path)
+    else:
+        read_zip(path)
 
 
 # --------------------------------------------------------------------------- buffers in a zip
@@ -283,3 +301,72 @@ def read_parquet(path: Path) -> pa.Table:
     if not fits:
         raise Damaged(f"the part {path.name} fails its checksum")
     return table
+
+
+# --------------------------------------------------------------------------- rows of a table in Parquet
+
+_ROWS_SUM = b"flystore.crc32c"
+
+
+def pack_rows(table: pa.Table) -> pa.Buffer:
+    """Return rows as a Parquet file with checksums; the schema's metadata, such as a pandas index, stays.
+
+    Raises
+    ------
+    InvalidRequest
+        If a column is of a type that Parquet cannot hold.
+    """
+    told = {**(table.schema.metadata or {}), _ROWS_SUM: rows_sum(table.schema, table.num_rows)}
+    sink = pa.BufferOutputStream()
+    try:
+        pq.write_table(table.replace_schema_metadata(told), sink, write_page_checksum=True, compression="zstd")
+    except pa.ArrowException as error:
+        raise InvalidRequest(f"these rows cannot be kept as Parquet: {error}") from error
+    return sink.getvalue()
+
+
+def rows_sum(schema: pa.Schema, rows: int) -> bytes:
+    """Return the CRC-32C of a schema, its metadata and a number of rows, in hex."""
+    told = {name: value for name, value in (schema.metadata or {}).items() if name != _ROWS_SUM}
+    fields = [(field.name, str(field.type), field.nullable) for field in schema]
+    return f"{google_crc32c.value(repr((fields, sorted(told.items()), rows)).encode()):08x}".encode()
+
+
+def opened_rows(source: pa.NativeFile | Path) -> tuple[pq.ParquetFile, pa.Schema]:
+    """Return a part with rows, open, and its schema as it was given to `pack_rows`.
+
+    Raises
+    ------
+    Damaged
+        If its schema or number of rows are not those stored.
+    """
+    try:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise Damaged(f"these rows are not what was written: {error}") from error
+    try:
+        schema = file.schema_arrow
+        told = dict(schema.metadata or {})
+        if told.pop(_ROWS_SUM, None) != rows_sum(schema, file.metadata.num_rows):
+            raise Damaged("these rows fail their checksum")
+        return file, schema.with_metadata(told or None)
+    except BaseException:
+        file.close()
+        raise
+
+
+def check_rows(path: Path) -> None:
+    """Read all rows of a part once.
+
+    Raises
+    ------
+    Damaged
+    """
+    file, _ = opened_rows(path)
+    with file:
+        try:
+            rows = sum(batch.num_rows for batch in file.iter_batches())
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+        if rows != file.metadata.num_rows:
+            raise Damaged(f"the part {path.name} has {rows} rows, not {file.metadata.num_rows}")

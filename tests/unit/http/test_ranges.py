@@ -75,6 +75,11 @@ def test_of_another_file_everything_is_sent(condition):
     assert ranges("bytes=0-0", **{"if-range": condition}) is None
 
 
+def test_a_date_says_nothing_of_a_file_that_may_have_changed_since():
+    headers = Headers({"range": "bytes=0-0", "if-range": http_date(TIME)})
+    assert wanted_ranges(headers, 100, ETAG, None) is None
+
+
 @pytest.mark.parametrize(
     ("headers", "known"),
     [

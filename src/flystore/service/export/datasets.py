@@ -67,7 +67,8 @@ def as_table(source: ContainerSource, *, together: bool = False) -> TableSource:
     """
     variables = _variables(source)
     shapes = {variable.shape for variable in variables.values()}
-    if together and len(shapes) == 1 and len(next(iter(shapes))) == 1:
+    axes = {variable.dims for variable in variables.values()}
+    if together and len(axes) > 1 and len(shapes) == 1 and len(next(iter(shapes))) == 1:
         variables = {name: _along(variable, "") for name, variable in variables.items()}
     sizes = _axes(source, variables)
     named = [axis for axis in sizes if axis]

@@ -221,6 +221,10 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
+def _has_rows_of_numbers(kind: pa.DataType) -> bool:
+    return _is_list(kind) and _is_number(kind.value_type) and not pa.types.is_boolean(kind.value_type)
+
+
 def _list_lengths(source: TableSource) -> dict[str, int]:
     """Return the length of the lists of each column whose lists all have one and no null among them."""
     names = [field.name for field in source.schema if _is_list(field.type) and _is_number(field.type.value_type)]
@@ -260,7 +264,7 @@ class _Column:
         kind = self._type
         if self._length is not None:
             return kind.value_type.to_pandas_dtype(), {}
-        if _is_list(kind) and _is_number(kind.value_type) and not pa.types.is_boolean(kind.value_type):
+        if _has_rows_of_numbers(kind):
             return h5py.vlen_dtype(np.dtype(kind.value_type.to_pandas_dtype())), {}
         if _is_number(kind):
             return np.dtype(kind.to_pandas_dtype()), {}
@@ -276,7 +280,7 @@ class _Column:
         if self._length is not None:
             flat = pc.list_flatten(values).to_numpy(zero_copy_only=False)
             self._dataset[at:stop] = flat.reshape(len(values), self._length)
-        elif h5py.check_vlen_dtype(self._dataset.dtype) not in (None, str):
+        elif _has_rows_of_numbers(kind):
             self._write_lists(at, values)
         elif _is_number(kind):
             if values.null_count and self._dataset.dtype.kind != "f":

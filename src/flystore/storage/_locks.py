@@ -1,0 +1,48 @@
+"""Locks between all who write to one store: threads of this process, and other processes."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flystore.disk import make_directory
+
+LOCKS_DIRECTORY = ".locks"
+_MANY = 64
+"""Lock files of one kind; keys share them, so one may wait for a stranger, never wrongly go on."""
+
+
+class FileLocks:
+    """Exclusive locks by key, as `flock` on files of a directory: the kernel drops those of a process that dies.
+
+    Not reentrant: who holds a key of a kind must not ask for any key of that kind.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the store; the files are below `LOCKS_DIRECTORY` in it, and empty.
+    kind : str
+        What is locked; two kinds do not know of each other.
+    """
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self._directory = directory / LOCKS_DIRECTORY
+        self._kind = kind
+
+    @contextmanager
+    def holding(self, key: int | str) -> Iterator[None]:
+        """Hold the lock of `key` for the block, waiting for who holds it."""
+        number = int(key) % _MANY if str(key).isdecimal() else sum(str(key).encode()) % _MANY
+        path = self._directory / f"{self._kind}-{number}"
+        # Opened each time: two threads that share a descriptor would not keep each other out.
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            make_directory(self._directory)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
