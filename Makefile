@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test truth-full faults faults-full check fix clean
+.PHONY: demo test truth-full faults faults-full openapi check fix clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -32,6 +32,10 @@ check: $(READY)  ## style, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+openapi: $(READY)  ## write docs/reference/openapi.json again, after a change of routes
+	$(BIN)/python -m flystore.http.openapi > $(VENV)/openapi.json
+	mv $(VENV)/openapi.json docs/reference/openapi.json
 
 fix: $(READY)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -125,16 +125,22 @@ def test_slices_of_blocks_are_relative_to_the_block(home, raw):
     np.testing.assert_array_equal(node[::2, -1], values[::2, -1])
     whole = values[4:, 6:].tobytes()
     assert raw("GET", "/array/block/box/a?block=1,2&expected_shape=2,4").data == whole
-    for wrong in ("block=1,3", "block=1", "block=1,2,0", "block=x", "", "block=1,2&expected_shape=4,2", "block=1,2&slice=a"):
+    for wrong in (
+        "block=1,3",
+        "block=1",
+        "block=1,2,0",
+        "block=x",
+        "",
+        "block=1,2&expected_shape=4,2",
+        "block=1,2&slice=a",
+    ):
         assert raw("GET", f"/array/block/box/a?{wrong}").status == 422, wrong
     for wrong in ("slice=0:1:0", "slice=99", "slice=0,0,0", "slice=...", "expected_shape=1,2", "expected_shape=x"):
         assert raw("GET", f"/array/full/box/a?{wrong}").status == 422, wrong
     assert raw("GET", "/array/block/box/a?block=0,0&format=nope").status == 406
 
 
-@pytest.mark.parametrize(
-    "part", [np.s_[1:3, :], np.s_[1:2, 1], np.s_[2, 0:2], np.s_[3, 2], np.s_[...]], ids=str
-)
+@pytest.mark.parametrize("part", [np.s_[1:3, :], np.s_[1:2, 1], np.s_[2, 0:2], np.s_[3, 2], np.s_[...]], ids=str)
 def test_a_slice_of_a_block_is_written_where_the_client_says(home, part):
     values = np.arange(48).reshape(8, 6)
     node = chunked(home, values, ((4, 4), (3, 3)))

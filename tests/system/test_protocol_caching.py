@@ -188,6 +188,13 @@ def test_a_service_told_not_to_compress_does_not(tmp_path):
     assert answer.json()["library_version"].startswith("0.2.20")
 
 
+def test_chunks_of_zarr_are_sent_as_they_are_stored(traffic, get):
+    traffic.client.create_container("basement").write_array(ARRAY, key="a")
+    plain = get("/zarr/v3/basement/a/c/0/0")
+    assert plain.status == 200
+    assert get("/zarr/v3/basement/a/c/0/0", Accept_Encoding="gzip, deflate, zstd").data == plain.data
+
+
 # --------------------------------------------------------------------------- caching
 
 
@@ -216,6 +223,8 @@ def test_what_was_written_or_appended_meanwhile_is_read(cached):
     table = home.create_appendable_table(pa.schema([("x", pa.int64())]), key="t")
     table.append_partition(0, {"x": list(range(500))})
     ragged = home.write_ragged([[1.0], [2.0, 3.0]], key="r")
+    frame = home.write_table(pandas.DataFrame({"x": range(500)}), key="f")
+    sparse = home.write_sparse(coords=np.array([[0, 1]]), data=np.array([0.5, 0.5]), shape=(3,), key="s")
     for number in range(1, 4):
         array.write(np.full((4, 1000), number, "f8"))
         assert (cached.at("basement", "a").read() == number).all()
@@ -226,6 +235,10 @@ def test_what_was_written_or_appended_meanwhile_is_read(cached):
         assert cached.at("basement", "t", "x").read()[-1] == number
         ragged.write([[float(number)], [2.0, 3.0]])
         assert cached.at("basement", "r").read()[0].tolist() == [number]
+        frame.write(pandas.DataFrame({"x": [number] * 500}))
+        assert set(cached.at("basement", "f").read()["x"]) == {number}
+        sparse.write(coords=np.array([[0, 2]]), data=np.array([float(number), 1.0]))
+        assert cached.at("basement", "s").read().todense().tolist() == [number, 0, 1]
         home.update_metadata({"n": number})
         assert cached.at("basement").metadata["n"] == number
         home.create_container(f"c{number}")

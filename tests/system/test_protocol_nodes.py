@@ -5,11 +5,11 @@ delete.
 """
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tifffile
 import urllib3
@@ -18,7 +18,7 @@ from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import Spec
 from tiled.structures.data_source import Asset, DataSource, Management
 
-from flystore.service import Service
+from flystore.service import MetadataPatch, Service
 from flystore.service.verifying import verify
 
 pytestmark = pytest.mark.filterwarnings(
@@ -97,9 +97,11 @@ def asset(uri, num=0):
 def test_what_cannot_be_made_is_refused_with_the_words_that_clients_know(home, raw):
     home.create_container("inner")
     assert raw("POST", "/metadata/nowhere", new())[0] == 404
-    assert raw("POST", "/metadata/box", new(key="inner")) == (409, {"detail": "/box/inner"})
+    status, answer = raw("POST", "/metadata/box", new(key="inner"))
+    assert (status, answer["detail"]) == (409, "/box/inner")
     assert raw("POST", "/metadata/box", new("array", sources=[source(mimetype="a/b")]))[0] == 415
-    assert raw("POST", "/register/box", new("array", sources=[source(mimetype="a/b", assets=[asset("file:///x")])]))[0] == 415
+    unknown = source(mimetype="a/b", assets=[asset("file:///x")])
+    assert raw("POST", "/register/box", new("array", sources=[unknown]))[0] == 415
     home.write_array(np.zeros(2), key="a")
     home.write_table({"x": [1]}, key="t")
     for parent in ("/metadata/box/a", "/metadata/box/t"):
@@ -150,7 +152,6 @@ def sequence(home, data):
     node = home.new("array", [made], key="images")
 
     def known(n, **more):
-        wire = json.loads(json.dumps(node.data_sources()[0].model_dump() if hasattr(node.data_sources()[0], "model_dump") else {}, default=str)) or {}
         wire = {
             "id": node.data_sources()[0].id,
             "structure_family": "array",
@@ -195,12 +196,8 @@ def test_a_long_scan_that_repeats_all_files_writes_each_of_them_once(sequence, h
     for n in range(60):
         assert raw("PUT", "/data_source/box/images", sequence(n)) == (200, None)
     with server.service._catalog.read() as snapshot:
-        bodies = [
-            len(record.body)
-            for record in snapshot.operations(limit=1000)
-            if record.action == "put-data-source"
-        ]
-    assert len(bodies) == 60
+        bodies = [len(record.body) for record in snapshot.operations(limit=1000) if record.action == "put-data-source"]
+    assert len(bodies) == 59  # the first said nothing new
     # An asset is about 100 bytes; what was known is not repeated. The structure lists a number for each file.
     assert max(bodies) < bodies[1] + 200
     assert [a.num for a in home["images"].data_sources()[0].assets] == list(range(59))
@@ -228,7 +225,8 @@ def test_metadata_is_patched_merged_and_replaced_and_what_was_before_is_kept(hom
     ]
     home.update_metadata({"y": 1}, drop_revision=True)
     assert len(home.metadata_revisions[:]) == 3
-    patch = {"content-type": "application/json-patch+json", "metadata": [{"op": "remove", "path": "/no"}], "specs": None}
+    nothing = [{"op": "remove", "path": "/no"}]
+    patch = {"content-type": "application/json-patch+json", "metadata": nothing, "specs": None}
     assert raw("PATCH", "/metadata/box", patch)[0] in (409, 422)
     assert raw("PATCH", "/metadata/box", {**patch, "content-type": "text/plain"})[0] == 406
     assert raw("PATCH", "/metadata/box", {**patch, "metadata": "text"})[0] == 422
@@ -238,7 +236,6 @@ def test_metadata_is_patched_merged_and_replaced_and_what_was_before_is_kept(hom
 
 def test_no_key_is_lost_when_many_patch_one_node_at_once_in_two_services(home, server):
     with Service.open(server.directory) as other:
-        from flystore.service import MetadataPatch
 
         def patch(number):
             nodes = (server.service if number % 2 else other).nodes
@@ -263,18 +260,23 @@ def test_only_what_was_meant_is_deleted(home, data, raw, server):
     )
     files = [Asset(data_uri=f"file://localhost{file}", is_directory=False, parameter="data_uri", num=None)]
     kept = DataSource(
-        structure_family="array", structure=structure, mimetype="image/tiff", management=Management.external, assets=files
+        structure_family="array",
+        structure=structure,
+        mimetype="image/tiff",
+        management=Management.external,
+        assets=files,
     )
     inner = home.create_container("inner")
     inner.new("array", [kept], key="theirs")
     inner.write_array(np.arange(2), key="ours")
     inner.write_table(pd.DataFrame({"x": [1]}), key="table")
-    inner.create_appendable_table(__import__("pyarrow").schema([("x", "int64")]), key="live").append_partition(0, {"x": [1]})
-    with pytest.raises(ClientError, match="409.*not empty"):
+    live = inner.create_appendable_table(pa.schema([("x", pa.int64())]), key="live")
+    live.append_partition(0, {"x": [1]})
+    with pytest.raises(ClientError, match=r"409.*not empty"):
         inner.delete()
-    with pytest.raises(ClientError, match="409.*Some items in this tree are internally managed"):
+    with pytest.raises(ClientError, match=r"409.*Some items in this tree are internally managed"):
         inner.delete(recursive=True)
-    with pytest.raises(ClientError, match="409.*internally managed"):
+    with pytest.raises(ClientError, match=r"409.*internally managed"):
         inner["ours"].delete()
     assert sorted(inner) == ["live", "ours", "table", "theirs"]
     inner["theirs"].delete()
@@ -305,8 +307,7 @@ def test_the_writer_says_that_a_stream_is_over(home, raw):
 
 
 def test_a_change_is_seen_by_whoever_asks_after_the_answer(home, server):
-    with server.tiled() as other:
+    with server.tiled("/api/v1/metadata/box") as other:
         for number in range(10):
             home.update_metadata({"n": number})
-            assert other["box"].metadata["n"] == number
-    assert time.time() > 0
+            assert other.refresh().metadata["n"] == number

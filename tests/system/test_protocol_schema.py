@@ -5,7 +5,11 @@ stock client 45 seconds of retries. FLYSTORE_SCHEMA_EXAMPLES sets how many reque
 """
 
 import io
+import json
 import os
+import re
+import zipfile
+import zlib
 
 import h5py
 import msgspec
@@ -31,15 +35,68 @@ from flystore.service import Service
 from flystore.testing.faults.hostile import node, of, registered
 from flystore.testing.serving import serving
 
-EXAMPLES = int(os.environ.get("FLYSTORE_SCHEMA_EXAMPLES", "8"))
+LONG = "FLYSTORE_SCHEMA_EXAMPLES" in os.environ
+EXAMPLES = int(os.environ.get("FLYSTORE_SCHEMA_EXAMPLES", "15"))
 KEY = "secret"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 ARROW, ZIP = "application/vnd.apache.arrow.file", "application/zip"
 TABLE = pa.table({"x": [1, 2, 3], "y": ["a", "b", None]})
 
-NODES = ["@", "@/array", "@/scalar", "@/table", "@/table/x", "@/box", "@/file", "@/file/g", "@/file/g/x", "@/ragged",
-         "@/awkward", "@/sparse", "@/hdf5", "@/run", "@/run/primary"]  # fmt: skip
-"""Paths that lead somewhere; ``@`` stands for a container that each route gets afresh."""
+ARRAYS = ["@/array", "@/scalar", "@/table/x", "@/sparse", "@/hdf5", "@/file/g/x", "@/nowhere"]
+TABLES = ["@/table", "@/empty", "@run/primary/internal", "@/array"]
+BOXES = ["@", "@/box", "@/file", "@/file/g", "@run", "@run/primary", "", "@/array", "@/nowhere"]
+RUNS = ["@run", "@", "@/nowhere"]
+ANY = [*BOXES, *ARRAYS, *TABLES, "@/ragged", "@/awkward", "@//box/", "@/..", "@/%2F", "@/" + "x" * 300]
+TARGETS = {
+    "array": ARRAYS,
+    "table": TABLES,
+    "container": BOXES,
+    "node": [*TABLES, *BOXES],
+    "ragged": ["@/ragged", "@/ragged", "@/array"],
+    "awkward": ["@/awkward", "@/awkward", "@/array"],
+    "search": BOXES,
+    "search-deep": BOXES,
+    "distinct": BOXES,
+    "register": BOXES,
+    "verdict": RUNS,
+    "close": RUNS,
+    "documents": RUNS,
+    "validate": RUNS,
+    "asset": ["@/hdf5", "@/file", "@/array", "@"],
+    "zarr": [
+        "@/array/.zarray",
+        "@/array/zarr.json",
+        "@/array/0.0",
+        "@/array/c/0/0",
+        "@/table/zarr.json",
+        "@/box",
+        "@run/primary/.zmetadata",
+        "@run/primary/zarr.json",
+        "@/hdf5/0.0",
+        "@/array/9.9",
+        "@/file/zarr.json",
+    ],
+}
+"""Paths by the second or third segment of a route; ``@`` stands for a container that each route gets afresh."""
+
+
+def asked():
+    """Return the document for schemathesis: without keys, of which it would make up its own."""
+    found = document()
+    del found["components"]["securitySchemes"]
+    for methods in found["paths"].values():
+        for operation in methods.values():
+            del operation["security"]
+    return found
+
+
+def target(case, top):
+    """Return where a request goes: mostly to a node, the same one if the request comes again."""
+    route = case.operation.path.strip("/").removeprefix("api/v1/").removeprefix("custom/").split("/")[0]
+    made = case.path_parameters["path"]
+    paths = [*TARGETS.get(route, ANY), None]
+    chosen = paths[zlib.crc32(repr((made, case.query, case.body)).encode("utf-8", "replace")) % len(paths)]
+    return made if chosen is None else chosen.replace("@run", f"run-{top}").replace("@", top)
 
 
 def arrow_file(table):
@@ -47,6 +104,21 @@ def arrow_file(table):
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
+
+
+def zip_of(**entries):
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name.replace("_", "-"), content)
+    return sink.getvalue()
+
+
+FLOATS = {"class": "NumpyArray", "primitive": "float64", "inner_shape": [], "parameters": {}, "form_key": "node1"}
+LISTS = {"class": "ListOffsetArray", "offsets": "i64", "content": FLOATS, "parameters": {}, "form_key": "node0"}
+BUFFERS = {"node0_offsets": np.array([0, 1, 3]).tobytes(), "node1_data": np.arange(3.0).tobytes()}
+NESTED = zip_of(**BUFFERS)
+ROWS = zip_of(**BUFFERS, length=(2).to_bytes(8, "big"), form=json.dumps(json.dumps(LISTS)))
 
 
 def batch(uid):
@@ -64,29 +136,26 @@ def batches(draw):
     return whole[: draw(st.integers(0, len(whole)))] if draw(st.booleans()) else whole
 
 
-TABLES = st.sampled_from([arrow_file(TABLE), arrow_file(TABLE.slice(0, 0))])
-schemathesis.openapi.media_type(ARROW, TABLES | st.binary())
-schemathesis.openapi.media_type(ZIP, st.binary())
+FILES = st.sampled_from([arrow_file(TABLE), arrow_file(TABLE.slice(0, 0))])
+schemathesis.openapi.media_type(ARROW, FILES | st.binary())
+schemathesis.openapi.media_type("application/vnd.apache.arrow.stream", FILES | st.binary())
+schemathesis.openapi.media_type(ZIP, st.sampled_from([NESTED, ROWS]) | st.binary())
 schemathesis.openapi.media_type(FRAMES_MIMETYPE, batches() | st.binary())
 schemathesis.openapi.media_type("application/octet-stream", st.binary() | st.just(bytes(48)))
 
 
 @schemathesis.serializer("application/x-msgpack")
 def as_msgpack(context, value):
-    return msgspec.msgpack.encode(value, enc_hook=str)
+    text = json.dumps(value, default=str)
+    return msgspec.msgpack.encode(json.loads(text, parse_int=_msgpack_number))
 
 
-schema = schemathesis.openapi.from_dict(document())
+def _msgpack_number(text):
+    return int(text) if -(2**63) <= int(text) < 2**64 else float(text)
 
 
-@schema.hook
-def before_generate_path_parameters(context, strategy):
-    known = st.sampled_from(NODES)
-    return (
-        st.one_of(strategy, strategy.flatmap(lambda made: known.map(lambda path: {**made, "path": path})))
-        if ("{path}" in context.operation.path)
-        else strategy
-    )
+schema = schemathesis.openapi.from_dict(asked())
+schema.config.phases.coverage.enabled = LONG  # every bound of every parameter: thousands of requests
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +174,16 @@ def served(tmp_path_factory):
 class Served:
     def __init__(self, url, pool, file):
         self.url, self._pool, self._file = url, pool, file
-        self._made = 0
+        self.tops, self.assets = {}, {}
 
     def _send(self, method, path, **content):
         answer = self._pool.request(method, f"{self.url}/api/v1{path}", retries=False, **content)
         assert answer.status == 200, answer.data
+        return answer.json()
 
-    def fresh(self):
-        """Make the nodes of `NODES` in a container of their own and return its path."""
-        self._made += 1
-        top = f"c{self._made}"
+    def fresh(self, label):
+        """Make the nodes of `TARGETS` in a container of their own and return its path."""
+        top = self.tops[label] = f"c{len(self.tops)}"
         box = {"structure_family": "container", "metadata": {"a": 1, "b": {"c": "x"}}}
         self._send("POST", "/metadata/", json={**box, "id": top})
         self._send("POST", f"/metadata/{top}", json={**box, "id": "box"})
@@ -124,8 +193,10 @@ class Served:
         table = TableStructure.of(TABLE.schema).to_wire()
         self._send("POST", f"/metadata/{top}", json=node("table", table, "table"))
         self._send("PUT", f"/table/full/{top}/table", body=arrow_file(TABLE), headers=self._typed(ARROW))
+        self._send("POST", f"/metadata/{top}", json=node("empty", table, "table"))
         dataset = registered("hdf5", self._file, of("<f8", (3, 2)), "application/x-hdf5", dataset="g/x")
-        self._send("POST", f"/register/{top}", json=dataset)
+        made = self._send("POST", f"/register/{top}", json=dataset)
+        self.assets[top] = made["data_sources"][0]["assets"][0]["id"]
         file = registered("file", self._file, None, "application/x-hdf5")
         file["structure_family"] = file["data_sources"][0]["structure_family"] = "container"
         self._send("POST", f"/register/{top}", json=file)
@@ -136,8 +207,9 @@ class Served:
         dtype = of("<f8", ())["data_type"]
         ragged = {"data_type": dtype, "shape": [2, None], "size": 3, "chunks": [[2], None]}
         self._send("POST", f"/metadata/{top}", json=node("ragged", ragged, "ragged"))
-        form = {"class": "NumpyArray", "primitive": "float64", "inner_shape": [], "parameters": {}, "form_key": "node0"}
-        self._send("POST", f"/metadata/{top}", json=node("awkward", {"length": 2, "form": form}, "awkward"))
+        self._send("PUT", f"/ragged/full/{top}/ragged", body=ROWS, headers=self._typed(ZIP))
+        self._send("POST", f"/metadata/{top}", json=node("awkward", {"length": 2, "form": LISTS}, "awkward"))
+        self._send("PUT", f"/awkward/full/{top}/awkward", body=NESTED, headers=self._typed(ZIP))
         sparse = {**of("<f8", (2, 3)), "layout": "COO"}
         self._send("POST", f"/metadata/{top}", json=node("sparse", sparse, "sparse"))
         uid = f"run-{top}"
@@ -147,9 +219,6 @@ class Served:
         return {**self._pool.headers, "Content-Type": media_type}
 
 
-_TOPS = {}
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @schema.parametrize()
@@ -157,17 +226,15 @@ _TOPS = {}
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    derandomize="FLYSTORE_SCHEMA_EXAMPLES" not in os.environ,
+    derandomize=not LONG,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
 def test_every_answer_is_documented_and_none_is_a_server_error(served, case):
     label = case.operation.label
-    if label not in _TOPS:
-        _TOPS[label] = served.fresh()
-    path = (case.path_parameters or {}).get("path")
-    if isinstance(path, str) and path.startswith("@"):
-        top = _TOPS[label]
-        where = path.replace("@/run", f"run-{top}", 1) if path.startswith("@/run") else path.replace("@", top, 1)
-        case.path_parameters["path"] = where
+    top = served.tops.get(label) or served.fresh(label)
+    if "path" in case.path_parameters:
+        case.path_parameters["path"] = target(case, top)
+    if "/asset/" in label and re.fullmatch(r"\d+", str((case.query or {}).get("id"))):
+        case.query["id"] = served.assets[top]
     case.call_and_validate(base_url=served.url, headers={"Authorization": f"Apikey {KEY}"}, checks=CHECKS)

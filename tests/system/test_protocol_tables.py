@@ -195,7 +195,9 @@ def test_rows_of_every_kind_of_body_are_appended_in_their_order(home):
 
 def test_a_body_sent_twice_is_kept_twice_and_said_to_be_a_possible_repeat(server, raw):
     with server.tiled() as client:
-        run = client.create_container("run-1234567", specs=[Spec("BlueskyRun", "3.0")], metadata={"start": {"uid": "run-1234567", "time": 1.0}})
+        run = client.create_container(
+            "run-1234567", specs=[Spec("BlueskyRun", "3.0")], metadata={"start": {"uid": "run-1234567", "time": 1.0}}
+        )
         run.create_appendable_table(pa.schema([("x", pa.int64())]), key="t")
         url = "/table/partition/run-1234567/t?partition=0"
         assert REPEAT not in raw("PATCH", url, arrow(pa.table({"x": [1, 2]}))).headers
@@ -203,7 +205,7 @@ def test_a_body_sent_twice_is_kept_twice_and_said_to_be_a_possible_repeat(server
         assert REPEAT not in raw("PATCH", url, arrow(pa.table({"x": [3]}))).headers
         assert REPEAT not in raw("PATCH", url, arrow(pa.table({"x": [1, 2]}))).headers
         assert list(client["run-1234567"]["t"].read()["x"]) == [1, 2, 1, 2, 3, 1, 2]
-    (note,) = [note for note in server.service.verdicts.read(("run-1234567",)).notes if "possible repeat" in note]
+    (note,) = [note for note in server.service.verdicts.of(("run-1234567",)).notes if "possible repeat" in note]
     assert "2 rows in 1 append" in note
 
 
@@ -215,8 +217,8 @@ def test_no_row_of_many_appenders_is_lost_or_doubled_while_others_read(server):
 
     def append(who):
         with server.tiled("/api/v1/metadata/box/t") as node:
-            for n in range(12):
-                node.append_partition(0, {"who": [who] * 3, "n": [3 * n, 3 * n + 1, 3 * n + 2]})
+            for n in range(0, 36, 3):
+                node.append_partition(0, {"who": [who] * 3, "n": [n, n + 1, n + 2]})
 
     def poll(_):
         seen = 0

@@ -128,9 +128,9 @@ def test_a_shape_that_nothing_can_hold_is_refused(send):
     refused(send("POST", "/register/", registered("a", "file://localhost/x.h5", huge)))
 
 
-@pytest.mark.parametrize("family", ["sparse", "awkward"])
-def test_a_family_that_is_not_served_is_refused_and_its_container_still_lists(send, family):
-    refused(send("POST", "/register/", registered("a", "file://localhost/x.h5", {"a": 1}, family)), "unsupported")
+@pytest.mark.parametrize("family", ["sparse", "awkward", "composite"])
+def test_a_structure_that_is_none_of_its_family_is_refused_and_its_container_still_lists(send, family):
+    refused(send("POST", "/register/", registered("a", "file://localhost/x.h5", {"a": 1}, family)))
     made(send("GET", "/search/"))
 
 
@@ -239,7 +239,7 @@ def test_a_defect_of_ours_leaves_the_connection_open_and_names_the_request(serve
     def defect(*_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(server.service.browse, "entry", defect)
+    monkeypatch.setattr(server.service.browse, "_entry", defect)
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     try:
         for _ in range(2):

@@ -28,8 +28,8 @@ from . import (
     routes_zarr,
 )
 from .access import Access
-from .caching import Endpoint, Validate, by_version
-from .compression import Compress
+from .caching import Validate, by_version
+from .compression import Compress, Endpoint, as_it_is
 from .failures import on_flystore_error, on_http_exception
 from .middleware import Stamp
 from .negotiation import json_response
@@ -153,10 +153,10 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/verdict/{{path:path}}", routes_runs.verdict, "GET"),
         route(f"{API}/close/{{path:path}}", routes_runs.close_run, "POST"),
         route("/custom/validate/{path:path}", routes_validation.validate, "GET", "POST"),
-        route("/zarr/v2", routes_zarr.v2, "GET"),
-        route("/zarr/v2/{path:path}", routes_zarr.v2, "GET"),
-        route("/zarr/v3", routes_zarr.v3, "GET"),
-        route("/zarr/v3/{path:path}", routes_zarr.v3, "GET"),
+        route("/zarr/v2", as_it_is(routes_zarr.v2), "GET"),
+        route("/zarr/v2/{path:path}", as_it_is(routes_zarr.v2), "GET"),
+        route("/zarr/v3", as_it_is(routes_zarr.v3), "GET"),
+        route("/zarr/v3/{path:path}", as_it_is(routes_zarr.v3), "GET"),
     ]
 
 

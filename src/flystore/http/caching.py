@@ -6,7 +6,6 @@ that of the stock client take an answer without a validator for good.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,11 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flystore.model.errors import FlystoreError
 from flystore.service import Service
 
-from .compression import ITEMSIZE
+from .compression import ITEMSIZE, Endpoint
 from .negotiation import JSON, MSGPACK
 from .resources import path_of
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 _SMALL_BYTES = 64 << 10
 

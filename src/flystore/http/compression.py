@@ -7,7 +7,7 @@ stream of zstd or gzip; blosc2 has no streams, and a body is as many of its fram
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,10 +15,16 @@ import zstandard
 from numcodecs import blosc
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 ITEMSIZE = "flystore.itemsize"
 """Key in a request's scope under which a route may leave the bytes of an item of its body, for those that shuffle."""
+
+_AS_IT_IS = "flystore.as_it_is"
 
 _PIECE_BYTES = 1 << 20
 _GATHER_BYTES = 64 << 10
@@ -43,6 +49,16 @@ _CODINGS = {
     "text/html": _TEXT,
 }
 """Codings by media type, best first. What is not here is compressed already, or has no bytes to spare."""
+
+
+def as_it_is(endpoint: Endpoint) -> Endpoint:
+    """Return a route whose bodies are never compressed, because what they are made of is."""
+
+    async def answer(request: Request) -> Response:
+        request.scope[_AS_IT_IS] = True
+        return await endpoint(request)
+
+    return answer
 
 
 class _Encoder(Protocol):
@@ -183,9 +199,10 @@ class _Answer:
     async def _begin(self, start: Message) -> None:
         headers = MutableHeaders(scope=start)
         self._media_type = headers.get("content-type", "").split(";")[0].strip().lower()
-        if start["status"] == 304 or (self._media_type in _CODINGS and _may_change(start["status"], headers)):
+        may_change = _may_change(start["status"], headers) and _AS_IT_IS not in self._scope
+        if start["status"] == 304 or (may_change and self._media_type in _CODINGS):
             headers.add_vary_header("Accept-Encoding")
-        if _may_change(start["status"], headers):
+        if may_change:
             asked = Headers(scope=self._scope).get("accept-encoding", "")
             self._choice = choose_coding(asked, self._media_type)
         if self._choice.name is None:

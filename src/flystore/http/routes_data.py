@@ -56,9 +56,7 @@ async def patch_array_full(request: Request) -> Response:
         if extend:
             raise InvalidRequest("Cannot PATCH an array with both parameters extend and persist=false", status=400)
         # For those who watch the array; what is stored stays as it is.
-        return record(
-            request, await run_in_threadpool(service.nodes.require_array, path_of(request), offset, shape)
-        )
+        return record(request, await run_in_threadpool(service.nodes.require_array, path_of(request), offset, shape))
     structure = await run_in_threadpool(
         service.nodes.patch_array, path_of(request), body, offset=offset, shape=shape, extend=extend
     )

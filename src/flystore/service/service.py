@@ -62,7 +62,7 @@ class Service:
         self._catalog = catalog
         self._prober = Prober(catalog, roots, budget=self.budget)
         parts = PartStore(array_store.directory, self._trust)
-        self.browse = Browse(catalog, self.limits, roots=roots, table_files=TableFiles(parts, roots))
+        self.browse = Browse(catalog, self.limits, roots=roots, table_files=TableFiles(catalog, parts, roots))
         self.tables = Tables(catalog, self.browse, self.limits)
         self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits)
         kept = KeptNodes(catalog, self.browse, parts)

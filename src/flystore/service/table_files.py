@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from flystore.catalog import Node, Snapshot
+from flystore.catalog import Catalog, Node, Snapshot
 from flystore.model.errors import Damaged, FlystoreError, InvalidRequest, NotFound, NotReady, Unreadable
 from flystore.model.structures import (
     PARQUET_MIMETYPE,
@@ -89,13 +89,15 @@ class TableFiles:
 
     Parameters
     ----------
+    catalog : Catalog
     store : PartStore
         Where the files are that this service keeps.
     roots : Roots
         Below which others may have theirs.
     """
 
-    def __init__(self, store: PartStore, roots: Roots) -> None:
+    def __init__(self, catalog: Catalog, store: PartStore, roots: Roots) -> None:
+        self._catalog = catalog
         self._store = store
         self._roots = roots
 
@@ -188,7 +190,7 @@ class TableFiles:
                     stack.callback(outside.close)
                     opened = _of_others(stack, outside, kind or "", announced, source)
             except FlystoreError as error:
-                raise self._explained(error, where) from error
+                raise self._explained(error, node, where) from error
             except _WRONG as error:
                 raise Unreadable(f"{where} cannot be read as a table: {error}") from error
             try:
@@ -196,8 +198,15 @@ class TableFiles:
             except pa.ArrowException as error:
                 raise Unreadable(f"{where} cannot be read: {error}") from error
 
-    def _explained(self, error: FlystoreError, where: str) -> FlystoreError:
-        return Damaged(f"{where}: {error.message}") if isinstance(error, Damaged) else error
+    def _explained(self, error: FlystoreError, node: Node, where: str) -> FlystoreError:
+        if not isinstance(error, Damaged):
+            return error
+        # Its files go after the transaction that deletes it: what is missing then is the node.
+        with self._catalog.read() as snapshot:
+            known = snapshot.node(node.path)
+        if known is None or known.id != node.id:
+            return NotReady(f"/{'/'.join(node.path)} was replaced while it was read; read again")
+        return Damaged(f"{where}: {error.message}")
 
 
 def _asset(source: DataSource, number: int, where: str) -> Asset:

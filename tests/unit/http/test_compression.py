@@ -156,6 +156,12 @@ def test_a_caller_who_takes_nothing_plain_gets_even_a_short_answer_encoded():
     assert decoded("gzip", parts) == b"a"
 
 
+def test_what_is_made_of_compressed_parts_is_left_alone():
+    headers, (part,) = answered([b"a" * 5000], "gzip", scope={compression._AS_IT_IS: True})
+    assert part == b"a" * 5000
+    assert "vary" not in headers
+
+
 @pytest.mark.parametrize("name", ["accept-ranges", "content-range", "content-encoding"])
 def test_bodies_whose_bytes_are_counted_or_encoded_are_left_alone(name):
     headers, parts = answered([b"a" * 5000], "gzip, identity;q=0", headers=[(name.encode(), b"bytes")])

@@ -46,6 +46,8 @@ def test_kinds_are_unique_and_never_change():
         "JournalFull": "journal-full",
         "Misconfigured": "misconfigured",
         "Damaged": "damaged",
+        "Changed": "changed",
+        "NoAccess": "no-access",
     }
 
 

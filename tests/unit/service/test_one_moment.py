@@ -10,7 +10,7 @@ import pytest
 
 from flystore.model.errors import NotFound, NotReady
 from flystore.model.frames import FrameEncoder
-from flystore.model.structures import ArrayStructure, TableStructure
+from flystore.model.structures import SEGMENTS_MIMETYPE, ArrayStructure, TableStructure
 from flystore.service import Service
 from flystore.service.requests import NewNode
 from flystore.testing.documents import RunDocuments, external, internal
@@ -25,8 +25,13 @@ def service(tmp_path):
         yield opened
 
 
-def create(service, family, structure):
-    source = {"structure_family": family, "structure": structure.to_wire(), "management": "writable"}
+def create(service, family, structure, mimetype=None):
+    source = {
+        "structure_family": family,
+        "structure": structure.to_wire(),
+        "management": "writable",
+        "mimetype": mimetype,
+    }
     wire = {"id": "a", "structure_family": family, "metadata": {}, "data_sources": [source]}
     service.nodes.create((), NewNode.from_wire(wire))
 
@@ -41,14 +46,14 @@ def rows(*values):
 
 @pytest.fixture
 def table(service):
-    create(service, "table", TableStructure.of(pa.schema([pa.field("x", pa.int64())])))
+    create(service, "table", TableStructure.of(pa.schema([pa.field("x", pa.int64())])), SEGMENTS_MIMETYPE)
     service.nodes.replace_rows(("a",), rows(1, 2, 3))
     return service
 
 
 def in_between(service, monkeypatch, act, after=1):
     """Have `act` done once, after the entry was looked up so many times."""
-    real, left = service.browse.entry, [after]
+    real, left = service.browse._entry, [after]
 
     def entry(*args):
         found = real(*args)
@@ -57,7 +62,7 @@ def in_between(service, monkeypatch, act, after=1):
             act()
         return found
 
-    monkeypatch.setattr(service.browse, "entry", entry)
+    monkeypatch.setattr(service.browse, "_entry", entry)
 
 
 def test_a_table_that_is_replaced_meanwhile_is_read_as_it_was(table, monkeypatch):
@@ -71,6 +76,18 @@ def test_a_table_that_is_deleted_meanwhile_is_not_read_as_empty(table, monkeypat
     assert table.tables.read(("a",))["x"].to_pylist() == [1, 2, 3]
     with pytest.raises(NotFound):
         table.tables.read(("a",))
+
+
+def test_a_table_in_files_is_read_as_of_before_or_after_and_a_deleted_one_is_gone_and_not_damaged(service, monkeypatch):
+    create(service, "table", TableStructure.of(pa.schema([pa.field("x", pa.int64())])))
+    service.nodes.replace_rows(("a",), rows(1, 2, 3))
+    in_between(service, monkeypatch, lambda: service.nodes.replace_rows(("a",), rows(9)))
+    assert service.tables.read(("a",))["x"].to_pylist() in ([1, 2, 3], [9])
+    in_between(service, monkeypatch, lambda: service.nodes.delete(("a",), recursive=False, external_only=False))
+    with pytest.raises(NotReady, match="replaced"):
+        service.tables.read(("a",))
+    with pytest.raises(NotFound):
+        service.tables.read(("a",))
 
 
 def test_a_column_that_grows_meanwhile_is_read_as_far_as_it_was_known(table, monkeypatch):

@@ -168,7 +168,7 @@ PATHS: dict[str, dict[str, Any]] = {
             {200: record(_REVISIONS, "A page of them; the last has no `next`.")},
             scopes=_READ,
             parameters=[PATH, *PAGE],
-            refusals=ASKED,
+            refusals=(*ASKED, 405),
         ),
         "delete": operation(
             "delete_revision",

@@ -93,7 +93,7 @@ def _write(
         scopes=_WRITE,
         parameters=[PATH, *parameters],
         takes=body(BYTES, *media),
-        refusals=(*SENT, 403, 405, 406),
+        refusals=(*SENT, 403, 406),
     )
 
 

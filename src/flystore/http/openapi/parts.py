@@ -35,7 +35,7 @@ REFUSALS: dict[int, tuple[str, str]] = {
 ASKED = (400, 401, 404, 422, 500, 503)
 """What every question to a node can be refused with."""
 
-SENT = (400, 401, 404, 408, 409, 415, 422, 500, 503, 507)
+SENT = (400, 401, 404, 405, 408, 409, 415, 422, 500, 503, 507)
 """What every change to a node can be refused with."""
 
 
