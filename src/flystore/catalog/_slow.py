@@ -18,10 +18,7 @@ _ROWS = Fixed(
 _BEGAN = Fixed(sa.select(segments.c.id).where(_OF).order_by(segments.c.first_row).limit(1))
 _FIRST = Fixed(sa.select(sa.func.max(segments.c.first_row)).where(_OF, segments.c.first_row <= sa.bindparam("first")))
 _LAST = Fixed(
-    sa.select(segments.c.rows, segments.c.crc, segments.c.id)
-    .where(_OF)
-    .order_by(segments.c.first_row.desc())
-    .limit(1)
+    sa.select(segments.c.rows, segments.c.crc, segments.c.id).where(_OF).order_by(segments.c.first_row.desc()).limit(1)
 )
 _FROM = Fixed(
     sa.select(segments.c.id, segments.c.first_row)

@@ -325,7 +325,5 @@ def verify(
     if accept:
         run_accept(directory, accept, read or (), maps or ())
         return
-    status = run_verify(
-        directory, deep=deep, read=read or (), maps=maps or (), scratch=scratch, as_json=as_json
-    )
+    status = run_verify(directory, deep=deep, read=read or (), maps=maps or (), scratch=scratch, as_json=as_json)
     raise typer.Exit(status)

@@ -433,7 +433,5 @@ SPARSE_MIMETYPE = "application/x-parquet;structure=sparse"
 PARQUET_MIMETYPE = "application/x-parquet"
 """A table that this service keeps, one Parquet file a partition; or files of others, one a partition as well."""
 
-KEPT_IN_FILES = frozenset(
-    {ZARR_MIMETYPE, AWKWARD_MIMETYPE, RAGGED_MIMETYPE, SPARSE_MIMETYPE, PARQUET_MIMETYPE}
-)
+KEPT_IN_FILES = frozenset({ZARR_MIMETYPE, AWKWARD_MIMETYPE, RAGGED_MIMETYPE, SPARSE_MIMETYPE, PARQUET_MIMETYPE})
 """Data that this service keeps in a directory for each node."""
