@@ -7,6 +7,7 @@ what can never succeed.
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import dask.config
 import dask.dataframe
@@ -220,18 +221,19 @@ def test_no_row_of_many_appenders_is_lost_or_doubled_while_others_read(server):
             for n in range(0, 36, 3):
                 node.append_partition(0, {"who": [who] * 3, "n": [n, n + 1, n + 2]})
 
-    def poll(_):
+    def poll(node):
         seen = 0
-        with server.tiled("/api/v1/metadata/box/t") as node:
-            while not done.is_set():
-                frame = node.read()
-                assert len(frame) >= seen
-                assert len(frame) % 3 == 0
-                seen = len(frame)
+        while not done.is_set():
+            frame = node.read()
+            assert len(frame) >= seen
+            assert len(frame) % 3 == 0
+            seen = len(frame)
         return seen
 
-    with ThreadPoolExecutor(11) as pool:
-        pollers = [pool.submit(poll, i) for i in range(3)]
+    with ExitStack() as clients, ThreadPoolExecutor(11) as pool:
+        # All stay open until all are done: dask takes graphs of one name for one, whichever client made them.
+        nodes = [clients.enter_context(server.tiled("/api/v1/metadata/box/t")) for _ in range(3)]
+        pollers = [pool.submit(poll, node) for node in nodes]
         appenders = [pool.submit(append, i) for i in range(8)]
         try:
             for appender in appenders:

@@ -281,7 +281,7 @@ class ArrayStore:
         found = check_array(path)
         if not found.damaged:
             return found
-        with self._lock(key):
+        with self._locks.keeping_writers_out(key):
             return check_array(path)
 
     def stored(self, key: str, structure: ArrayStructure) -> StoredArray | None:

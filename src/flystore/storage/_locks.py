@@ -33,16 +33,36 @@ class FileLocks:
     @contextmanager
     def holding(self, key: int | str) -> Iterator[None]:
         """Hold the lock of `key` for the block, waiting for who holds it."""
-        number = int(key) % _MANY if str(key).isdecimal() else sum(str(key).encode()) % _MANY
-        path = self._directory / f"{self._kind}-{number}"
         # Opened each time: two threads that share a descriptor would not keep each other out.
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._path(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
             make_directory(self._directory)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            descriptor = os.open(self._path(key), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with _locked(descriptor):
             yield
-        finally:
-            os.close(descriptor)
+
+    @contextmanager
+    def keeping_writers_out(self, key: int | str) -> Iterator[None]:
+        """Hold the lock of `key` if anybody ever did; makes no file, so it does for a backup that nobody writes to."""
+        try:
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield
+            return
+        with _locked(descriptor):
+            yield
+
+    def _path(self, key: int | str) -> Path:
+        number = int(key) % _MANY if str(key).isdecimal() else sum(str(key).encode()) % _MANY
+        return self._directory / f"{self._kind}-{number}"
+
+
+@contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    """Lock a file for the block, and close it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
