@@ -43,6 +43,8 @@ def demo(environment):
             text=True,
             env=environment,
             start_new_session=True,
+            # Who runs the tests in the background ignores interrupts, and a child would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process
