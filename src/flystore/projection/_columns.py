@@ -129,19 +129,20 @@ def encode_column(values: Sequence[Any]) -> tuple[pa.Array, ColumnType]:
 def _encode(values: Sequence[Any], depth: int) -> tuple[ColumnType, pa.Array | None]:
     """Return type and array; the array is None if the values are a mixture that needs JSON."""
     kinds = set(map(type, values))
+    all_there = type(None) not in kinds
     kinds.discard(type(None))
     if not kinds:
         return NOTHING, pa.nulls(len(values))
     if len(kinds) == 1:
         (kind,) = kinds
         if kind is float:
-            return ColumnType(FLOAT), pa.array(values, pa.float64())
+            return ColumnType(FLOAT), _numbers(values, np.float64) if all_there else pa.array(values, pa.float64())
         if kind is bool:
-            return ColumnType(BOOL), pa.array(values, pa.bool_())
+            return ColumnType(BOOL), _numbers(values, np.bool_) if all_there else pa.array(values, pa.bool_())
         if kind is str:
             return ColumnType(TEXT), _text_array(values)
         if kind is int:
-            return _encode_integers(values)
+            return _encode_integers(values, all_there)
         if kind is list and depth > 0:
             return _encode_lists(values, depth)
         if kind is np.ndarray and depth > 0:
@@ -163,11 +164,20 @@ def _text_array(values: Sequence[Any]) -> pa.Array:
         return pa.array([None if value is None else clean_text(value) for value in values], pa.string())
 
 
-def _encode_integers(values: Sequence[Any]) -> tuple[ColumnType, pa.Array | None]:
-    present = [value for value in values if value is not None]
+def _numbers(values: Sequence[Any], dtype: type[np.generic]) -> pa.Array:
+    """Return numbers of one kind, none of them None, as Arrow; for few values a seventh of what `pa.array` takes."""
+    return pa.array(np.array(values, dtype))
+
+
+def _encode_integers(values: Sequence[Any], all_there: bool) -> tuple[ColumnType, pa.Array | None]:
+    present = values if all_there else [value for value in values if value is not None]
     flags = _integer_flags(min(present), max(present))
     target = _exact_number(flags)
-    return ColumnType(flags), None if target is None else pa.array(values, target)
+    if target is None:
+        return ColumnType(flags), None
+    if all_there and target == pa.int64():
+        return ColumnType(flags), _numbers(values, np.int64)
+    return ColumnType(flags), pa.array(values, target)
 
 
 def _integer_flags(low: int, high: int) -> int:
