@@ -1,5 +1,6 @@
 """Real services on real sockets: ours, and stock Tiled beside it."""
 
+import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import urllib3
 
 from flystore.http import Access, build_app
 from flystore.service import Service
@@ -91,3 +93,17 @@ def recorded() -> Callable[..., list[tuple[str, dict]]]:
         return documents
 
     return record
+
+
+@pytest.fixture
+def send(server):
+    """Return a function that sends a request as it stands: method, path below the API, body, headers."""
+    with urllib3.PoolManager(headers={"Authorization": f"Apikey {server.key}"}) as pool:
+
+        def request(method, path, body=None, headers=None):
+            if body is not None and not isinstance(body, bytes):
+                body = json.dumps(body).encode()
+            merged = {**pool.headers, **(headers or {})}
+            return pool.request(method, f"{server.url}/api/v1{path}", body=body, headers=merged, retries=False)
+
+        yield request

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import urllib3
 
 from flystore.model.frames import FRAMES_MIMETYPE, FrameDecoder, FrameEncoder, frame, split_frames
 from flystore.model.structures import ArrayStructure, TableStructure
@@ -27,19 +26,6 @@ ARRAY = ArrayStructure.of("<f8", (4, 6)).to_wire()
 RUN_SPEC = [{"name": "BlueskyRun", "version": "3.0"}]
 STREAM_SPEC = [{"name": "BlueskyEventStream", "version": "3.0"}]
 BEYOND_64_BITS = 2**70
-
-
-@pytest.fixture
-def send(server):
-    with urllib3.PoolManager(headers={"Authorization": f"Apikey {server.key}"}) as pool:
-
-        def request(method, path, body=None, headers=None):
-            if body is not None and not isinstance(body, bytes):
-                body = json.dumps(body).encode()
-            merged = {**pool.headers, **(headers or {})}
-            return pool.request(method, f"{server.url}/api/v1{path}", body=body, headers=merged, retries=False)
-
-        yield request
 
 
 def refused(answer, kind="invalid-request"):
