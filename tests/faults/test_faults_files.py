@@ -250,6 +250,7 @@ def test_a_new_file_is_served_once_somebody_accepted_it(beamline):
         beamline.read(path)
     assert beamline.service.accept_files(path[:1]) == ["run-1/primary/image"]
     assert (beamline.read(path) == other).all()
+    beamline.now += LONG
     replaced_by_a_newer_file(beamline, file, frames_like(beamline.rng))
     with pytest.raises(Changed):
         beamline.read(path)
