@@ -5,10 +5,12 @@ decoder between. It can be done while the service is dead, and leaves the files 
 service's own recovery is still to come.
 """
 
+import shutil
 import sqlite3
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,8 +133,7 @@ def check_disk(
             if known.acknowledged:
                 findings.add("lost", known.acknowledged, f"{uid}: there is no catalogue at all")
         return findings
-    # A connection that may only read leaves the write-ahead log as the crash left it.
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as database:
+    with _opened(path) as database:
         database.execute("BEGIN")
         if not _has_tables(database):
             for uid, known in wanted.items():
@@ -167,6 +168,30 @@ def content_of(directory: Path) -> dict[str, int]:
         for (name,) in names.fetchall():
             found[name] = zlib.crc32(repr(database.execute(f"SELECT * FROM '{name}'").fetchall()).encode())
     return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the catalogue's file to read it, leaving it and its write-ahead log as the crash left them.
+
+    What a crash left half done while the file was made can only be read after it was rolled back, which is writing:
+    then a copy is opened.
+    """
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as database:
+        try:
+            _has_tables(database)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+        else:
+            yield database
+            return
+    with tempfile.TemporaryDirectory() as scratch:
+        for each in path.parent.glob(f"{path.name}*"):
+            if not each.name.endswith("-shm"):  # SQLite's own notes on the write-ahead log, made anew
+                shutil.copy2(each, scratch)
+        with closing(sqlite3.connect(Path(scratch) / path.name)) as database:
+            yield database
 
 
 def _has_tables(database: sqlite3.Connection) -> bool:
