@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flystore.catalog import Catalog
 from flystore.model.frames import FrameEncoder, frame
-from flystore.model.structures import DataSource, Family, Management, Spec, TableStructure
+from flystore.model.structures import SEGMENTS_MIMETYPE, DataSource, Family, Management, Spec, TableStructure
 from flystore.service import MetadataPatch, NewNode, Service
 from flystore.service.browse import everything_below
 from flystore.testing.streams import by_run
@@ -48,6 +48,17 @@ def ingest(service: Service, uid: str, documents: list) -> None:
         some = documents[first : first + 5]
         body = b"".join(frame(payload) for name, doc in some for payload in encoder.encode(name, doc))
         service.ingest.batch(uid, first, 0, body)
+        if first == 0:
+            edit(service, uid)
+
+
+def edit(service: Service, uid: str) -> None:
+    """What people write into a run while it is going on: the documents that follow keep it."""
+    told = {"start": {"sample": "ruby", "time": None}, "stop": {"reason": "as planned"}, "remark": {"by": "hand"}}
+    service.nodes.patch_metadata((uid,), MetadataPatch(merge=True, metadata=told), keep_revision=True)
+    more = [{"op": "add", "path": "/remark/seen", "value": None}]
+    service.nodes.patch_metadata((uid,), MetadataPatch(merge=False, metadata=more), keep_revision=True)
+    service.nodes.replace_metadata((uid,), None, (Spec("Demo", "1.0"), Spec("BlueskyRun", "3.0")), keep_revision=False)
 
 
 def operate(service: Service) -> None:
@@ -55,7 +66,8 @@ def operate(service: Service) -> None:
     import pyarrow as pa
 
     schema = pa.schema([("x", pa.float64()), ("label", pa.string())])
-    table = DataSource(Family.TABLE, "", TableStructure.of(schema).to_wire(), management=Management.WRITABLE)
+    structure = TableStructure.of(schema).to_wire()
+    table = DataSource(Family.TABLE, SEGMENTS_MIMETYPE, structure, management=Management.WRITABLE)
     nodes = service.nodes
     nodes.create((), NewNode("notes", Family.CONTAINER, {"by": "hand"}, (Spec("Demo", "1.0"),), ()))
     nodes.create(("notes",), NewNode("points", Family.TABLE, {}, (), (table,)))

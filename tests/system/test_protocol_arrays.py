@@ -236,6 +236,47 @@ def test_no_row_is_lost_when_two_services_on_one_directory_extend_an_array_at_on
     assert [tuple(row) for row in found] == [(who + 1, n + 1) for n in range(each) for who in range(writers)]
 
 
+def test_who_extends_where_another_just_did_is_told_and_writes_over_nothing(home, server):
+    home.write_array(np.zeros((1, 2), "i8"), key="a")
+    one, other = home["a"], home["a"]  # both saw one row
+    one.patch(np.full((1, 2), 1), offset=1, extend=True)
+    for late in (np.full((1, 2), 2), np.full((3, 2), 2)):
+        with pytest.raises(Conflicts, match="was extended at"):
+            other.patch(late, offset=(1, 0), extend=True)
+    one.patch(np.full((1, 2), 1), offset=1, extend=True)  # as after a lost reply
+    np.testing.assert_array_equal(home["a"].read(), [[0, 0], [1, 1]])
+    other.patch(np.full((1, 2), 3), offset=1)
+    other.refresh().patch(np.full((1, 2), 2), offset=2, extend=True)
+    np.testing.assert_array_equal(home["a"].read(), [[0, 0], [3, 3], [2, 2]])
+
+
+def test_rows_that_arrive_in_any_order_fill_an_array_that_grows(home):
+    home.write_array(np.zeros((0, 2), "i8"), key="a")
+    for n in (3, 0, 2, 1):
+        home["a"].patch(np.full((1, 2), n), offset=n, extend=True)
+    np.testing.assert_array_equal(home["a"].read(), [[n, n] for n in range(4)])
+
+
+def test_no_row_is_lost_when_clients_extend_an_array_at_once_and_who_loses_tries_again(home, server):
+    home.write_array(np.zeros((0, 2), "i8"), key="a")
+
+    def extend(who):
+        with server.tiled("/api/v1/metadata/box/a") as node:
+            for n in range(6):
+                while True:
+                    try:
+                        node.patch(np.array([[who, n]]), offset=node.shape[0], extend=True)
+                        break
+                    except Conflicts:
+                        node.refresh()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(extend, who) for who in range(1, 5)]:
+            done.result()
+    found = [tuple(row) for row in home["a"].read().tolist()]
+    assert sorted(found) == [(who, n) for who in range(1, 5) for n in range(6)]
+
+
 def test_readers_never_see_a_row_that_is_not_written_yet(home, server):
     home.write_array(np.ones((1, 3), "i8"), key="a")
     stop = threading.Event()

@@ -5,6 +5,7 @@ what can never succeed.
 """
 
 import io
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -192,6 +193,16 @@ def test_rows_of_every_kind_of_body_are_appended_in_their_order(home):
     with pytest.raises(ClientError, match="Partition out of range"):
         node.append_partition(1, {"x": [1], "s": ["a"]})
     assert len(home["t"].read()) == 3
+
+
+def test_a_partition_that_there_is_not_is_refused_alike_whatever_is_asked_of_it(home, raw):
+    home.create_appendable_table(pa.schema([("x", pa.int64())]), key="t")
+    body = arrow(pa.table({"x": [1]}))
+    where = "/table/partition/box/t?partition=1"
+    found = [raw("GET", where), raw("PUT", where, body), raw("PATCH", where, body)]
+    assert [(answer.status, json.loads(answer.data)["detail"][:22]) for answer in found] == [
+        (400, "Partition out of range")
+    ] * 3
 
 
 def test_a_body_sent_twice_is_kept_twice_and_said_to_be_a_possible_repeat(server, raw):

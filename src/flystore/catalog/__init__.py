@@ -9,10 +9,12 @@ newest-first, and search by any scalar metadata key use an index at any size, an
 from flystore.model.queries import SortKey
 
 from ._catalog import Catalog
+from ._database import NotAtOnce
 from ._file import copy_catalog, has_node, make_one_file, problems_in_file, version_of
 from ._log import is_as_stored
 from ._migrations import SCHEMA
 from ._rows import (
+    BY_COLUMNS,
     FeedEntry,
     KeysPage,
     LogRecord,
@@ -22,24 +24,31 @@ from ._rows import (
     Path,
     Revision,
     Run,
+    RunHeard,
     Segment,
 )
-from ._slow import problem_of
+from ._schema import EDITED
+from ._slow import Choose, is_column, problem_of
 from ._snapshot import Snapshot
 from ._transaction import Transaction
 
 __all__ = [
+    "BY_COLUMNS",
+    "EDITED",
     "SCHEMA",
     "Catalog",
+    "Choose",
     "FeedEntry",
     "KeysPage",
     "LogRecord",
     "Node",
+    "NotAtOnce",
     "Observation",
     "Page",
     "Path",
     "Revision",
     "Run",
+    "RunHeard",
     "Segment",
     "Snapshot",
     "SortKey",
@@ -47,6 +56,7 @@ __all__ = [
     "copy_catalog",
     "has_node",
     "is_as_stored",
+    "is_column",
     "make_one_file",
     "problem_of",
     "problems_in_file",

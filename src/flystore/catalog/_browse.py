@@ -8,6 +8,7 @@ are looked at one by one, with the same outcome.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from flystore.model import queries as q
@@ -16,10 +17,12 @@ from flystore.model.errors import InvalidRequest, NotFound
 from . import _leaves as lv
 from ._database import Fixed
 from ._json import from_json
+from ._kept import counts_of
 from ._nodes import NodeReads, below, specs_text
 from ._rows import KeysPage, Node, Page, path_text
 from ._schema import leaves, nodes, runs
-from ._search import Search, chunks, terms_of
+from ._search import Search, chunks
+from ._terms import terms_of
 
 Wanted = q.Query | Iterable[q.Query]
 """One query, or several that must all match; ``()`` wants everything."""
@@ -36,12 +39,28 @@ _NEXT_LEAF = Fixed(
     .order_by(leaves.c.value, leaves.c.node_id)
     .limit(1)
 )
+_ONE_LEAF = Fixed(
+    sa.select(leaves.c.node_id)
+    .where(
+        leaves.c.parent_id == sa.bindparam("parent"),
+        leaves.c.key == sa.bindparam("key"),
+        leaves.c.value == sa.bindparam("value"),
+    )
+    .order_by(leaves.c.node_id)
+    .limit(1)
+)
+_COUNTED = 1_000
+"""Matches that a page counts; above it says that there are more."""
 _SKIPS = 200
 """Distinct values looked up one by one before all leaves of the key are read instead."""
 
 
 class BrowseReads(NodeReads):
     """Children, filtered, sorted and paged."""
+
+    def _knows_all(self) -> bool:
+        """Return whether what is kept about the leaves is up to date."""
+        return True
 
     def children(
         self,
@@ -52,6 +71,7 @@ class BrowseReads(NodeReads):
         limit: int = 100,
         offset: int = 0,
         after: int | None = None,
+        counted: bool = False,
     ) -> Page:
         """Return a page of the children of a container.
 
@@ -65,6 +85,8 @@ class BrowseReads(NodeReads):
             Children to leave out at the beginning.
         after
             `next_cursor` of the page before; only in order of insertion, and not with `offset`.
+        counted
+            Say in `Page.count` how many match.
 
         Raises
         ------
@@ -75,10 +97,37 @@ class BrowseReads(NodeReads):
         Unsupported
             If a query is not offered.
         """
-        ids_or_nodes, more = self._select(path, q.flatten(query), sort, limit, offset, after, nodes_too=True)
+        wanted = q.flatten(query)
+        ids_or_nodes, more = self._select(path, wanted, sort, limit, offset, after, nodes_too=True)
         found: list[Node] = ids_or_nodes
         cursor, next_offset = _onward([node.id for node in found], more, sort, offset, after)
-        return Page(found, cursor, next_offset)
+        page = Page(found, cursor, next_offset)
+        return (
+            msgspec.structs.replace(page, count=self._count_of(page, path, wanted, offset, after)) if counted else page
+        )
+
+    def _count_of(
+        self, page: Page, path: Sequence[str], wanted: Sequence[q.Query], offset: int, after: int | None
+    ) -> int:
+        """Return how many children match; of more than `_COUNTED`, where that is not kept, a number that is less."""
+        if not wanted:
+            return self.count(path)
+        more = page.next_cursor is not None or page.next_offset is not None
+        whole = after is None and (bool(page.nodes) or not offset)
+        if whole and not more:
+            return offset + len(page.nodes)
+        parent, indexed = self._container(path)
+        if not indexed:
+            return self.count(path, wanted)
+        search = self._search(parent, path, wanted)
+        n, settled = search.count_at_once(_COUNTED if search.exact else 0)
+        if settled and search.exact:
+            return n
+        if settled:
+            return self.count(path, wanted)
+        if not page.nodes and not more:
+            return self.count(path, wanted)  # the page lies beyond the end
+        return max(n, (offset if after is None else 0) + len(page.nodes) + more)
 
     def child_keys(
         self,
@@ -110,7 +159,7 @@ class BrowseReads(NodeReads):
         parent, indexed = self._container(path)
         wanted = q.flatten(query)
         if not wanted:
-            return self._count_children(parent)
+            return self.count_children(parent)
         if not indexed:
             return len(self._looked_at(parent, wanted))
         search = self._search(parent, path, wanted)
@@ -218,7 +267,7 @@ class BrowseReads(NodeReads):
 
     def _search(self, parent: int, path: Sequence[str], wanted: Sequence[q.Query]) -> Search:
         terms = terms_of(wanted, parent, tuple(path), self._session.database)
-        return Search(self._session, parent, terms)
+        return Search(self._session, parent, terms, kept=self._knows_all())
 
     def _select(
         self,
@@ -267,8 +316,7 @@ class BrowseReads(NodeReads):
         after: int | None,
     ) -> list[Node]:
         if _is_custom(sort):
-            ids = search.sorted(sort, None, 0)
-            batches: Iterator[list[int]] = (ids[i : i + 500] for i in range(0, len(ids), 500))
+            batches = _sorted_chunks(search, sort, offset + n)
         else:
             size = min(offset + n, 500)
             batches = chunks(search, descending=_backwards(sort), after=after, size=size)
@@ -333,6 +381,17 @@ class BrowseReads(NodeReads):
 # --- order ------------------------------------------------------------------------------------
 
 
+def _sorted_chunks(search: Search, sort: Sequence[q.SortKey], size: int) -> Iterator[list[int]]:
+    """Yield all ids of a search in an order: `size`, then ever more at once, since each time begins anew."""
+    skip = 0
+    while True:
+        found = search.sorted(sort, size, skip)
+        yield from (found[i : i + 500] for i in range(0, len(found), 500))
+        if len(found) < size:
+            return
+        skip, size = skip + size, max(500, 4 * (skip + size))
+
+
 def _is_custom(sort: Sequence[q.SortKey]) -> bool:
     for place, key in enumerate(sort):
         if key.key == "" and place != len(sort) - 1:
@@ -383,6 +442,8 @@ def _rank(node: Node, key: str) -> bytes | None:
 # --- distinct ---------------------------------------------------------------------------------
 
 Group = dict[str, Any]
+_Found = tuple[bytes, int, int | None]
+"""A value as listed, how many have it, and the id of one that has; None: to be looked up."""
 
 
 def _groups(found: dict[str, Any]) -> Iterator[Group]:
@@ -454,19 +515,28 @@ class _Indexed:
         def read(node: Node) -> Any:
             return q.value_at(node.metadata, key)
 
-        groups = [{"value": value, "count": row[1]} for row, value in zip(found, self._shown(read, found), strict=True)]
+        groups = [
+            {"value": value, "count": row[1]} for row, value in zip(found, self._shown(name, read, found), strict=True)
+        ]
         counted = sum(row[1] for row in found) if self._knows_counts else self._count_present(name)
         missing = self._total - counted
         return groups + ([{"value": None, "count": missing}] if missing else [])
 
     def of(self, key: str, read: Callable[[Node], str]) -> list[Group]:
         found = self._rows(key)
-        return [{"value": value, "count": row[1]} for row, value in zip(found, self._shown(read, found), strict=True)]
+        return [
+            {"value": value, "count": row[1]} for row, value in zip(found, self._shown(key, read, found), strict=True)
+        ]
 
-    def _rows(self, key: str) -> list[tuple[bytes, int, int]]:
+    def _rows(self, key: str) -> list[_Found]:
         """Return (value, count, id of one child) of each distinct leaf of a key, in order."""
         self._knows_counts = True
-        if not self._counts and self._among is None and self._ids is None:
+        everything = self._among is None and self._ids is None
+        if everything and self._reads._knows_all():
+            kept = counts_of(self._session, self._parent, key)
+            if kept is not None:
+                return [(value, n, None) for value, n in kept]
+        if everything and not self._counts:
             found = self._skipping(key)
             if found is not None:
                 self._knows_counts = False
@@ -481,7 +551,7 @@ class _Indexed:
         rows = self._session.compose(grouped.group_by(leaves.c.value).order_by(leaves.c.value))
         return [(bytes(row[0]), row[1], row[2]) for row in rows]
 
-    def _merged(self, grouped: sa.Select, ids: list[int]) -> list[tuple[bytes, int, int]]:
+    def _merged(self, grouped: sa.Select, ids: list[int]) -> list[_Found]:
         found: dict[bytes, tuple[bytes, int, int]] = {}
         for start in range(0, len(ids), 10_000):
             some = grouped.where(leaves.c.node_id.in_(ids[start : start + 10_000])).group_by(leaves.c.value)
@@ -490,9 +560,9 @@ class _Indexed:
                 found[bytes(value)] = (bytes(value), before + n, min(known, sample))
         return [found[raw] for raw in sorted(found)]
 
-    def _skipping(self, key: str) -> list[tuple[bytes, int, int]] | None:
+    def _skipping(self, key: str) -> list[_Found] | None:
         """Go from value to value through the index; None if there are too many for that."""
-        found: list[tuple[bytes, int, int]] = []
+        found: list[_Found] = []
         last = b""
         while len(found) <= _SKIPS:
             params = {"parent": self._parent, "key": key, "last": last, "end": lv.MEMBER}
@@ -512,13 +582,22 @@ class _Indexed:
         )
         return int(self._session.compose(counted)[0][0])
 
-    def _shown(self, read: Callable[[Node], Any], rows: list[tuple[bytes, int, int]]) -> list[Any]:
+    def _sample(self, key: str, row: _Found) -> int:
+        """Return the id of a child that has a value."""
+        if row[2] is not None:
+            return row[2]
+        found = self._session.one(_ONE_LEAF, {"parent": self._parent, "key": key, "value": row[0]})
+        assert found is not None  # what is counted is there
+        return int(found[0])
+
+    def _shown(self, key: str, read: Callable[[Node], Any], rows: list[_Found]) -> list[Any]:
         """Return the values themselves; those that the index has only in part are read from a child."""
         shown: list[Any] = [lv.decode(raw) for raw, _, _ in rows]
         unknown = [place for place, value in enumerate(shown) if value is lv.UNKNOWN]
         for start in range(0, len(unknown), 500):
             places = unknown[start : start + 500]
-            samples = {node.id: node for node in self._reads.nodes_by_id([rows[p][2] for p in places])}
+            ids = {place: self._sample(key, rows[place]) for place in places}
+            samples = {node.id: node for node in self._reads.nodes_by_id(list(ids.values()))}
             for place in places:
-                shown[place] = read(samples[rows[place][2]])
+                shown[place] = read(samples[ids[place]])
         return shown

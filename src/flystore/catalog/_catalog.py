@@ -11,8 +11,10 @@ from flystore.disk import Trust
 from flystore.model.errors import NotReady
 
 from ._database import Database, connect
+from ._kept import Known
 from ._migrations import migrate
 from ._rows import LogRecord, Segment
+from ._slow import Choose
 from ._snapshot import Snapshot
 from ._transaction import Transaction
 
@@ -28,7 +30,7 @@ def _some(stored: Iterable[_Stored]) -> list[_Stored]:
     found, size = [], 0
     for item in stored:
         found.append(item)
-        size += len(item.body or b"")
+        size += item.nbytes
         if len(found) >= _PAGE_ROWS or size >= _PAGE_BYTES:
             break
     return found
@@ -46,6 +48,7 @@ class Catalog:
         self._watchers: list[Callable[[int], None]] = []
         self._lock = threading.Lock()
         self._mine = threading.local()
+        self._known = Known()
 
     @classmethod
     def open(
@@ -92,6 +95,21 @@ class Catalog:
             yield Snapshot(session)
 
     @contextmanager
+    def glance(self) -> Iterator[Snapshot]:
+        """Give a consistent view on an event loop, which a thread for each read would cost ten times as much.
+
+        For a few reads of single rows, and for nothing else: a listing or a search takes as long as it takes.
+
+        Raises
+        ------
+        NotAtOnce
+            If a row is long, another process keeps the database busy, or it is not on this machine. Use `read` in
+            a thread then.
+        """
+        with self._database.glancing() as session:
+            yield Snapshot(session)
+
+    @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Give a transaction: stored whole at the end, or on an exception not at all.
 
@@ -110,7 +128,7 @@ class Catalog:
         self._mine.writing = True
         try:
             with self._database.writing() as session:
-                transaction = Transaction(self._database, session, self._clock)
+                transaction = Transaction(self._database, session, self._clock, self._known)
                 yield transaction
                 position = transaction.finish()
         finally:
@@ -132,25 +150,30 @@ class Catalog:
             yield from records
             at = (records[-1].first_ordinal or 0) + (records[-1].count or 0)
 
-    def segments(self, series: str, first: int, stop: int, began: int | None) -> Iterator[Segment]:
+    def segments(
+        self, series: str, first: int, stop: int, began: int | None, *, choose: Choose | None = None
+    ) -> Iterator[Segment]:
         """Yield a series' segments as `Snapshot.segments` does, with no transaction open in between.
 
         Parameters
         ----------
         began
             What `Snapshot.began` said when the rows were counted.
+        choose
+            As in `Snapshot.segments`. Where rows are merged meanwhile, a segment may begin before the end of the one
+            before it.
 
         Raises
         ------
         NotReady
-            If rows were replaced or merged since.
+            If rows were replaced since.
         """
         at = first
         while at < stop:
             with self.read() as snapshot:
                 if snapshot.began(series) != began:
                     raise NotReady(f"the rows of {series} were replaced while they were read; read again")
-                found = _some(snapshot.segments(series, at, stop))
+                found = _some(snapshot.segments(series, at, stop, choose=choose))
             if not found:
                 return
             yield from found

@@ -2,11 +2,12 @@
 
 import sqlalchemy as sa
 
-from . import _leaves
+from . import _kept, _leaves
 from ._database import Fixed, Session
 from ._nodes import NodeReads
 from ._rows import Node
 from ._schema import child_counts, leaves, nodes, segments
+from ._slow import COLUMN_MARK
 
 _OF: sa.BindParameter[int] = sa.bindparam("of")
 _LEAVES = Fixed(sa.select(leaves.c.parent_id, leaves.c.key, leaves.c.value).where(leaves.c.node_id == _OF))
@@ -14,6 +15,7 @@ _CHILDREN = Fixed(sa.select(sa.func.count()).select_from(nodes).where(nodes.c.pa
 _COUNTED = Fixed(sa.select(child_counts.c.count).where(child_counts.c.node_id == _OF))
 _BROKEN_SERIES = (
     sa.select(segments.c.series)
+    .where(sa.not_(segments.c.series.contains(COLUMN_MARK)))
     .group_by(segments.c.series)
     .having(
         sa.or_(
@@ -49,6 +51,8 @@ class ConsistencyReads(NodeReads):
             wanted = {(node.parent_id, key, value) for key, value in entries}
         if {(row[0], row[1], row[2]) for row in self._session.all(_LEAVES, {"of": node.id})} != wanted:
             found.append("the search index does not have its metadata")
+        if children and node.children_indexed and not _kept.is_right(self._session, node.id):
+            found.append("what is kept about the index entries of its children is wrong")
         return found
 
     def broken_series(self) -> list[str]:

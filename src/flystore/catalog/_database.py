@@ -12,13 +12,13 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -36,6 +36,12 @@ BUSY_S = 30.0
 CHECKPOINT_BYTES = 4 << 20
 """When SQLite's write-ahead log is longer, its content moves into the file."""
 
+GLANCE_BYTES = 256 << 10
+"""Of a row, or a value of one, that is read on an event loop."""
+
+_LEFT_TO_THREADS = frozenset({sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+"""Why SQLite gives up a glance, in so far as another read may be answered."""
+
 _DISK_FAILED = frozenset(
     {
         sqlite3.SQLITE_IOERR_WRITE,
@@ -52,11 +58,24 @@ _DISK_FAILED = frozenset(
 
 Row = Sequence[Any]
 
-_DIALECTS: dict[str, Dialect] = {
-    "sqlite": sqlite.dialect(paramstyle="named"),
-    "postgresql": psycopg_dialect.dialect(),
-}
-_UPSERTS: dict[str, Callable[..., Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+@cache
+def _dialect(database: str) -> Dialect:
+    if database == "sqlite":
+        return sqlite.dialect(paramstyle="named")
+    # Here, because what few need takes as long to load as SQLAlchemy's own parts together.
+    from sqlalchemy.dialects.postgresql import psycopg
+
+    return psycopg.dialect()
+
+
+def _insert(database: str) -> Callable[..., Any]:
+    """Return the database's ``INSERT``, which knows ``ON CONFLICT``."""
+    if database == "sqlite":
+        return sqlite.insert
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert
 
 
 class Fixed:
@@ -76,8 +95,8 @@ class Fixed:
         """Return the SQL for ``sqlite`` or ``postgresql``, and the parameters that are always the same."""
         found = self._compiled.get(database)
         if found is None:
-            statement = self._build if hasattr(self._build, "compile") else self._build(_UPSERTS[database])
-            compiled = statement.compile(dialect=_DIALECTS[database])
+            statement = self._build if hasattr(self._build, "compile") else self._build(_insert(database))
+            compiled = statement.compile(dialect=_dialect(database))
             constant = {name: value for name, value in compiled.params.items() if value is not None}
             found = self._compiled[database] = (str(compiled), constant)
         return found
@@ -134,6 +153,17 @@ class Session:
         """Return the rows of a statement put together for this call."""
         return list(self.connection.execute(statement, params))
 
+    def prepared(self, statement: sa.Select) -> Callable[[Mapping[str, Any]], list[Row]]:
+        """Return a function that runs a composed statement again and again, each time with parameters by name."""
+        compiled = statement.compile(dialect=_dialect(self.database), compile_kwargs={"render_postcompile": True})
+        text, constant = str(compiled), compiled.params
+
+        def run(params: Mapping[str, Any]) -> list[Row]:
+            found: list[Row] = self.driver.execute(text, {**constant, **params}).fetchall()
+            return found
+
+        return run
+
     def sql(self, text: str) -> None:
         """Run a statement that has no parameters and gives no rows."""
         self.driver.execute(text)
@@ -144,6 +174,10 @@ class Session:
         return self.database == "sqlite" and not self.driver.in_transaction
 
 
+class NotAtOnce(Exception):
+    """A read on an event loop that might take long; do it in a thread, with `Database.reading`."""
+
+
 class Database(Protocol):
     """Gives sessions, each in a transaction of its own."""
 
@@ -151,6 +185,12 @@ class Database(Protocol):
 
     def reading(self) -> Any:
         """Return a context manager: a session that sees one state of the database throughout."""
+
+    def glancing(self) -> Any:
+        """Return a context manager: a session as of `reading`, for point reads on an event loop.
+
+        It waits for no other process, and refuses long rows from their length, before they are read: `NotAtOnce`.
+        """
 
     def writing(self) -> Any:
         """Return a context manager: a session that commits at the end or, on an exception, rolls back."""
@@ -211,6 +251,7 @@ class SqliteDatabase:
         self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.pool.NullPool)
         self._write_lock = threading.Lock()
         self._idle: deque[Session] = deque()
+        self._idle_glances: deque[Session] = deque()
         self._closed = False
         with plain_errors(), self._noticing_failures():
             self._writer = self._session()
@@ -269,6 +310,29 @@ class SqliteDatabase:
                     self._idle.append(session)
 
     @contextmanager
+    def glancing(self) -> Iterator[Session]:
+        try:
+            try:
+                session = self._idle_glances.pop()
+            except IndexError:
+                session = self._session(query_only=True)
+                session.driver.execute("PRAGMA busy_timeout=0")
+                session.driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, GLANCE_BYTES)
+            try:
+                session.driver.execute("BEGIN")
+                yield session
+            finally:
+                session.driver.rollback()
+                if self._closed:
+                    session.connection.close()
+                else:
+                    self._idle_glances.append(session)
+        except sqlite3.Error as error:
+            if (_code(error) or 0) & 0xFF in _LEFT_TO_THREADS:
+                raise NotAtOnce(str(error)) from error
+            raise _from_sqlite(error) from error
+
+    @contextmanager
     def writing(self) -> Iterator[Session]:
         with self._write_lock, plain_errors(), self._noticing_failures():
             self._trust.require()
@@ -320,8 +384,9 @@ class SqliteDatabase:
 
     def close(self) -> None:
         self._closed = True
-        while self._idle:
-            self._idle.pop().connection.close()
+        for idle in (self._idle, self._idle_glances):
+            while idle:
+                idle.pop().connection.close()
         with self._write_lock:
             self._writer.connection.close()
         self._engine.dispose()
@@ -369,6 +434,9 @@ class PostgresDatabase:
                 yield session
             finally:
                 session.driver.rollback()
+
+    def glancing(self) -> AbstractContextManager[Session]:
+        raise NotAtOnce("the database is elsewhere")
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -13,7 +13,7 @@ from ._database import Fixed, Row, Session
 from ._json import from_json
 from ._nodes import below
 from ._rows import FeedEntry, LogRecord, path_of, path_text
-from ._schema import ORPHANS, changes, feed, log
+from ._schema import EDITED, ORPHANS, changes, feed, log
 
 _RECORD = (
     log.c.position,
@@ -40,6 +40,18 @@ _POSITIONS_OF_KIND = Fixed(
     .where(log.c.kind == sa.bindparam("kind"), log.c.position > sa.bindparam("after"))
     .order_by(log.c.position)
     .limit(sa.bindparam("limit"))
+)
+# Written out, not bound: only then do the databases see that the index of edits is enough.
+_EDITS = Fixed(
+    sa.select(log.c.position)
+    .where(
+        log.c.action == sa.literal_column(f"'{EDITED}'"),
+        sa.or_(
+            log.c.path == sa.bindparam("path"),
+            sa.and_(log.c.path >= sa.bindparam("low"), log.c.path < sa.bindparam("high")),
+        ),
+    )
+    .order_by(log.c.position)
 )
 _OF_RUN = log.c.run_uid == sa.bindparam("uid")
 _FIRST = Fixed(sa.select(sa.func.max(log.c.first_ordinal)).where(_OF_RUN, log.c.first_ordinal <= sa.bindparam("first")))
@@ -139,6 +151,12 @@ class LogReads:
         """Yield up to `limit` operations beyond the position `after`."""
         params = {"kind": "operation", "after": after, "limit": limit}
         for (position,) in self._session.all(_POSITIONS_OF_KIND, params):
+            yield self._record(position)
+
+    def edits(self, path: Sequence[str]) -> Iterator[LogRecord]:
+        """Yield the edits of the node at `path` and of all below it, oldest first; found by index in any log."""
+        low, high = below(path)
+        for (position,) in self._session.all(_EDITS, {"path": path_text(path), "low": low, "high": high}):
             yield self._record(position)
 
     def log(self, after: int = 0, *, limit: int = 1_000) -> Iterator[LogRecord]:

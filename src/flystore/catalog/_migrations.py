@@ -10,9 +10,20 @@ import sqlalchemy as sa
 
 from flystore.model.errors import Misconfigured
 
-from . import _words
+from . import _kept, _words
 from ._database import Database, Session
-from ._schema import child_counts, feed, metadata, nodes, schema_version, segments
+from ._schema import (
+    child_counts,
+    feed,
+    leaf_zones,
+    log_edits,
+    many_valued,
+    metadata,
+    nodes,
+    schema_version,
+    segments,
+    value_counts,
+)
 
 Migration = Callable[[sa.Connection], None]
 
@@ -54,13 +65,31 @@ def _second(connection: sa.Connection) -> None:
     Those that are there have none and stay so, *unverified*, until they are written again: `flystore rebuild`
     does that for all that came as documents. To sum them here would vouch for whatever they are by now.
     """
-    known = {column["name"] for column in sa.inspect(connection).get_columns(segments.name)}
-    if segments.c.crc.name not in known:  # `_first` makes the tables of today
-        kind = segments.c.crc.type.compile(connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE {segments.name} ADD COLUMN {segments.c.crc.name} {kind}")
+    _add_column(connection, segments.c.crc)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _second)
+def _third(connection: sa.Connection) -> None:
+    """Give nodes made from documents a place for what people edited, and the log an index of such edits."""
+    _add_column(connection, nodes.c.overlay)
+    log_edits.create(connection, checkfirst=True)
+
+
+def _add_column(connection: sa.Connection, column: sa.Column) -> None:
+    table = column.table.name
+    if column.name in {known["name"] for known in sa.inspect(connection).get_columns(table)}:
+        return  # `_first` makes the tables of today
+    kind = column.type.compile(connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}")
+
+
+def _fourth(connection: sa.Connection) -> None:
+    """Count the values of the keys, and note between which bounds neighbours lie."""
+    for table in (value_counts, many_valued, leaf_zones):
+        table.create(connection, checkfirst=True)
+    _kept.recount(connection)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _second, _third, _fourth)
 
 SCHEMA = len(MIGRATIONS)
 """The schema version that this program knows."""

@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
+from flystore.model.errors import Damaged
+from flystore.model.overlay import Overlay
 from flystore.model.structures import Asset, DataSource, Family, Management, Spec
 
 from ._database import Fixed, Row, Session
@@ -29,6 +32,7 @@ _NODE = (
     nodes.c.time_created,
     nodes.c.time_updated,
     nodes.c.revision,
+    nodes.c.overlay,
 )
 _BY_PATH = Fixed(sa.select(*_NODE).where(nodes.c.path == sa.bindparam("path")))
 _BY_ID = Fixed(sa.select(*_NODE).where(nodes.c.id == sa.bindparam("id")))
@@ -63,18 +67,22 @@ _ASSETS_OF = Fixed(
     .where(assets.c.data_source_id == sa.bindparam("source"))
     .order_by(assets.c.parameter, assets.c.num)
 )
-_OBSERVATION = Fixed(
-    sa.select(
-        observations.c.node_id,
-        observations.c.num,
-        observations.c.time,
-        observations.c.status,
-        observations.c.rows,
-        observations.c.fingerprint,
-        observations.c.detail,
+_OBSERVATION = (
+    observations.c.node_id,
+    observations.c.num,
+    observations.c.time,
+    observations.c.status,
+    observations.c.rows,
+    observations.c.fingerprint,
+    observations.c.detail,
+)
+_OBSERVATION_OF = Fixed(
+    sa.select(*_OBSERVATION).where(
+        observations.c.node_id == sa.bindparam("node_id"), observations.c.num == sa.bindparam("num")
     )
-    .where(observations.c.node_id == sa.bindparam("node_id"))
-    .order_by(observations.c.num)
+)
+_OBSERVATIONS = Fixed(
+    sa.select(*_OBSERVATION).where(observations.c.node_id == sa.bindparam("node_id")).order_by(observations.c.num)
 )
 _REVISIONS = Fixed(
     sa.select(
@@ -188,22 +196,13 @@ class NodeReads:
 
     def observation(self, node_id: int, num: int | None = None) -> Observation | None:
         """Return the last observation of a node, or of its asset `num`; None if there is none."""
-        return next((found for found in self.observations(node_id) if found.num == num), None)
+        params = {"node_id": node_id, "num": NO_NUM if num is None else num}
+        row = self._session.one(_OBSERVATION_OF, params)
+        return None if row is None else _observation_of(row)
 
     def observations(self, node_id: int) -> list[Observation]:
         """Return the last observation of the node as a whole and of each of its assets."""
-        return [
-            Observation(
-                node_id=row[0],
-                num=None if row[1] == NO_NUM else row[1],
-                time=row[2],
-                status=row[3],
-                rows=row[4],
-                fingerprint=from_json(row[5]),
-                detail=row[6],
-            )
-            for row in self._session.all(_OBSERVATION, {"node_id": node_id})
-        ]
+        return [_observation_of(row) for row in self._session.all(_OBSERVATIONS, {"node_id": node_id})]
 
     def revisions(self, path: Sequence[str], *, offset: int = 0, limit: int = 1_000_000) -> list[Revision]:
         """Return what the node's metadata was before each recorded change, oldest first."""
@@ -221,7 +220,8 @@ class NodeReads:
         files = self._session.all(_ASSETS_OF, {"source": row[0]})
         return _source_of(row, tuple(_asset_of(file) for file in files))
 
-    def _count_children(self, node_id: int) -> int:
+    def count_children(self, node_id: int) -> int:
+        """Return how many children a node has; the number is kept, not counted."""
         row = self._session.one(_COUNT, {"id": node_id})
         return 0 if row is None else int(row[0])
 
@@ -244,7 +244,25 @@ def node_of(row: Row) -> Node:
         time_created=row[13],
         time_updated=row[14],
         revision=row[15],
+        overlay=None if row[16] is None else overlay_of(row[16]),
     )
+
+
+def overlay_of(text: str) -> Overlay:
+    """Return what `overlay_text` wrote.
+
+    Raises
+    ------
+    Damaged
+    """
+    try:
+        return msgspec.convert(from_json(text), Overlay)
+    except msgspec.ValidationError as error:
+        raise Damaged(f"the edits of a node cannot be read ({error}): {text[:80]!r}") from error
+
+
+def overlay_text(overlay: Overlay | None) -> str | None:
+    return None if overlay is None or overlay.is_empty else to_json(overlay)
 
 
 def specs_of(text: str) -> tuple[Spec, ...]:
@@ -253,6 +271,18 @@ def specs_of(text: str) -> tuple[Spec, ...]:
 
 def specs_text(specs: Iterable[Spec]) -> str:
     return to_json([[spec.name, spec.version] for spec in specs])
+
+
+def _observation_of(row: Row) -> Observation:
+    return Observation(
+        node_id=row[0],
+        num=None if row[1] == NO_NUM else row[1],
+        time=row[2],
+        status=row[3],
+        rows=row[4],
+        fingerprint=from_json(row[5]),
+        detail=row[6],
+    )
 
 
 def _source_of(row: Row, files: tuple[Asset, ...]) -> DataSource:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from flystore.model.overlay import Overlay
 from flystore.model.structures import Family, Spec
 
 Path = tuple[str, ...]
@@ -37,6 +38,8 @@ class Node(msgspec.Struct, frozen=True):
         Unix seconds.
     revision : int
         Grows with every change of the node; good for an ETag.
+    overlay : Overlay or None
+        What people edited of a node made from documents; `metadata`, `specs` and `access_tags` show it already.
     """
 
     id: int
@@ -55,6 +58,7 @@ class Node(msgspec.Struct, frozen=True):
     time_created: float
     time_updated: float
     revision: int
+    overlay: Overlay | None = None
 
     @property
     def key(self) -> str:
@@ -71,11 +75,16 @@ class Page(msgspec.Struct, frozen=True):
         What to give as `after` for the next page, in order of insertion; None at the end.
     next_offset : int or None
         What to give as `offset` for the next page, in any order; None at the end.
+    count : int or None
+        How many match in all, where it was asked for: exact up to 1,000 matches of one query, wherever the number is
+        kept (no query; one value of a key with at most 1,000 values), and where this is the only page; otherwise a
+        number that is less.
     """
 
     nodes: list[Node]
     next_cursor: int | None
     next_offset: int | None
+    count: int | None = None
 
 
 class KeysPage(msgspec.Struct, frozen=True):
@@ -133,6 +142,13 @@ class Run(msgspec.Struct, frozen=True):
     node_id: int | None = None
 
 
+class RunHeard(msgspec.Struct, frozen=True):
+    """Whether a run is open, and when it was heard of last; as in `Run`, of which the rest may be large."""
+
+    open: bool
+    last_received: float
+
+
 class LogRecord(msgspec.Struct, frozen=True):
     """One record of the log.
 
@@ -167,6 +183,11 @@ class LogRecord(msgspec.Struct, frozen=True):
     received: float
     body: bytes
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its body."""
+        return len(self.body)
+
 
 What = Literal["created", "updated", "deleted", "rows"]
 
@@ -192,6 +213,10 @@ class FeedEntry(msgspec.Struct, frozen=True):
     detail: dict[str, Any]
 
 
+BY_COLUMNS = "columns:"
+"""In place of a file's URI: the rows lie in one row of the table for each column."""
+
+
 class Segment(msgspec.Struct, frozen=True):
     """Consecutive rows of a series of slow data.
 
@@ -200,13 +225,15 @@ class Segment(msgspec.Struct, frozen=True):
     first_row, rows : int
         Rows ``first_row … first_row + rows - 1`` of the series, in arrival order.
     body : bytes or None
-        Arrow IPC; None if the rows were moved to a file.
+        Arrow IPC; the header of the columns if the rows are stored by columns; None if they were moved to a file.
     uri : str or None
-        The file they were moved to.
+        The file they were moved to; `BY_COLUMNS` if they are stored by columns.
     received : float
         Unix seconds.
     crc : int or None
         CRC-32C of `body`; None if it was stored before there were checksums.
+    columns : dict of int to bytes
+        Of rows stored by columns: those that were asked for, by their number.
     """
 
     first_row: int
@@ -215,6 +242,16 @@ class Segment(msgspec.Struct, frozen=True):
     received: float
     uri: str | None = None
     crc: int | None = None
+    columns: dict[int, bytes] = {}
+
+    @property
+    def by_columns(self) -> bool:
+        return self.uri == BY_COLUMNS
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what was read of it."""
+        return len(self.body or b"") + sum(map(len, self.columns.values()))
 
 
 class Observation(msgspec.Struct, frozen=True):

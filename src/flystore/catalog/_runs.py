@@ -7,12 +7,13 @@ import sqlalchemy as sa
 
 from ._database import Fixed, Row, Session
 from ._nodes import LAST_CHARACTER
-from ._rows import Run
+from ._rows import Run, RunHeard
 from ._schema import runs
 
 FIELDS = Run.__struct_fields__
 _COLUMNS = [runs.c[name] for name in FIELDS]
 _BY_UID = Fixed(sa.select(*_COLUMNS).where(runs.c.uid == sa.bindparam("at")))
+_HEARD = Fixed(sa.select(runs.c.open, runs.c.last_received).where(runs.c.uid == sa.bindparam("at")))
 _BY_NODE = Fixed(sa.select(*_COLUMNS).where(runs.c.node_id == sa.bindparam("at")))
 _OPEN = Fixed(
     sa.select(runs.c.uid, runs.c.last_received)
@@ -46,6 +47,11 @@ class RunReads:
         """Return what is kept of a run, tombstones too; None if the uid was never heard of."""
         row = self._session.one(_BY_UID, {"at": uid})
         return None if row is None else run_of(row)
+
+    def run_heard(self, uid: str) -> RunHeard | None:
+        """Return what of a run tells whether more may come; None if the uid was never heard of."""
+        row = self._session.one(_HEARD, {"at": uid})
+        return None if row is None else RunHeard(bool(row[0]), row[1])
 
     def run_of_node(self, node_id: int) -> Run | None:
         """Return the run whose top node is `node_id`, or None."""

@@ -6,12 +6,11 @@ what search needs of it lies in `leaves` and the words index.
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 metadata = sa.MetaData()
 
 _BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+_TEXT = sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql")
 _SECONDS: sa.Double[float] = sa.Double()
 
 
@@ -45,6 +44,7 @@ nodes = sa.Table(
     sa.Column("structure", _TEXT),
     sa.Column("metadata", _TEXT, nullable=False),
     sa.Column("external", sa.LargeBinary),
+    sa.Column("overlay", _TEXT),
     sa.Index("nodes_by_parent", "parent_id", "id"),
     sqlite_autoincrement=True,
 )
@@ -66,6 +66,40 @@ leaves = sa.Table(
     sa.Column("value", sa.LargeBinary, primary_key=True),
     sa.Column("node_id", _BIG, primary_key=True, autoincrement=False),
     sa.Index("leaves_by_node", "node_id", "key", "value"),
+    sqlite_with_rowid=False,
+)
+
+# What `_kept` keeps about the leaves: how many have each value of a key …
+value_counts = sa.Table(
+    "value_counts",
+    metadata,
+    sa.Column("parent_id", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("key", _TEXT, primary_key=True),
+    sa.Column("value", sa.LargeBinary, primary_key=True),
+    sa.Column("count", _BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# … but for keys that have too many different ones …
+many_valued = sa.Table(
+    "many_valued",
+    metadata,
+    sa.Column("parent_id", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("key", _TEXT, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+# … and between which bounds the values of neighbouring children lie.
+leaf_zones = sa.Table(
+    "leaf_zones",
+    metadata,
+    sa.Column("parent_id", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("key", _TEXT, primary_key=True),
+    sa.Column("zone", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("low", sa.LargeBinary, nullable=False),
+    sa.Column("high", sa.LargeBinary, nullable=False),
+    sa.Index("leaf_zones_by_low", "parent_id", "key", "low", "zone"),
+    sa.Index("leaf_zones_by_high", "parent_id", "key", "high", "zone"),
     sqlite_with_rowid=False,
 )
 
@@ -145,6 +179,9 @@ runs = sa.Table(
     sa.Index("runs_by_node", "node_id"),
 )
 
+EDITED = "edit-metadata"
+"""`log.action` of edits of nodes that were made from documents; rebuilding a run looks for its own."""
+
 ORPHANS = ""
 """`log.run_uid` of documents that belong to no run; operations have null."""
 
@@ -165,6 +202,14 @@ log = sa.Table(
     sa.Index("log_by_run", "run_uid", "first_ordinal", unique=True),
     sa.Index("log_by_kind", "kind", "position"),
 )
+log_edits = sa.Index(
+    "log_edits",
+    log.c.path,
+    log.c.position,
+    sqlite_where=log.c.action == EDITED,
+    postgresql_where=log.c.action == EDITED,
+)
+"""Only edits are in it: batches and the other operations cost nothing."""
 
 changes = sa.Table(
     "changes",

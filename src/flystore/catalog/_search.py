@@ -1,371 +1,96 @@
 """Search among the children of one container, from indexes.
 
-Each query becomes a `Term`: a condition that can be asked about one node, mostly a probe of its
-leaves, and where possible a list that the nodes can be taken from. Which of them leads is chosen by
-looking, since a plan that only names indexes can still be linear:
+Which of the `Term` s leads is chosen by looking, and by the numbers that are kept (`_kept`), since a plan that only
+names indexes can still be linear:
 
 * a list of at most `SMALL` nodes: take them all, probe the rest of the terms;
-* otherwise an equality, whose list is in order of insertion: walk it, probe the rest;
-* otherwise walk the children in order, but not further than `WALK`: a range that holds for many of
-  the newest ends here at once;
-* otherwise the shortest list whole, so that work grows with what matches and not with the catalogue.
+* in order of insertion: walk the shortest list that is in this order, probe the rest; where there is none, walk the
+  children, but not further than `WALK`, then take the shortest list whole;
+* in order of a key without a list: walk the leaves of that key. Ranges of the key itself bound the walk;
+* in order of a zoned key, with a list in order of ids: read the list zone by zone, those with the greatest (least)
+  values first, until no other zone can have any that come earlier;
+* in order of another key, or with no such list: whichever costs less of the walk along the key and the list whole.
 
-A term may be inexact (text beyond what the index keeps, patterns with wildcards): it lets through
-all that match and perhaps more, and the nodes are then held to `queries.matches`.
+So the first page costs about the page. Where little matches of what many match alone, work grows with the shortest
+list.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import GenericFunction
 
 from flystore.model import queries as q
-from flystore.model.errors import Unsupported
 
 from . import _leaves as lv
-from . import _words
-from ._database import Session
-from ._rows import Path, path_text
-from ._schema import leaves, nodes, runs
+from ._database import Fixed, Session
+from ._kept import ZONE_BITS, ZONED, count_of
+from ._schema import child_counts, leaf_zones, leaves, nodes
+from ._terms import NOT_NULL, Column, Condition, Term
 
 SMALL = 1_000
+"""Nodes that are taken whole rather than walked to."""
+
 WALK = 4_000
+"""Children that are walked before a list is taken whole."""
 
-Column = sa.ColumnElement[Any]
-Condition = sa.ColumnElement[bool]
+LOOK = 20_000
+"""How far the length of a list without order is looked at."""
+
+_ZONES_AT_ONCE = 64
+_CHILDREN = Fixed(sa.select(child_counts.c.count).where(child_counts.c.node_id == sa.bindparam("of")))
 
 
-class Term(msgspec.Struct, frozen=True):
-    """One condition on a node.
+class _Sorting(msgspec.Struct, frozen=True):
+    """One key to sort by, and what of the terms bounds its values.
 
     Attributes
     ----------
-    probe : function of a column of node ids
-        The condition, asked about that node.
-    lists : tuple of select
-        Together they list the ids of all children that fit (some twice, perhaps); none: no such list.
-    ordered : bool
-        There is one list, without repeats, and an index gives it in order of ids.
-    exact : bool
-        What fits matches; otherwise it has to be looked at.
+    key : str
+        As listed.
+    bounded : bool
+        Terms say between which bounds the values are; then nodes without the key do not fit.
     """
 
-    probe: Callable[[Column], Condition]
-    lists: tuple[sa.Select, ...] = ()
-    ordered: bool = False
-    exact: bool = True
-
-
-class bytes_in(GenericFunction[int]):  # noqa: N801  (SQLAlchemy registers functions by class name)
-    """Place of some bytes within others, from 1; 0 if they are not there."""
-
-    type = sa.Integer()
-    inherit_cache = True
-
-
-@compiles(bytes_in, "sqlite")
-def _bytes_in_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
-    return f"instr({compiler.process(element.clauses, **kw)})"
-
-
-@compiles(bytes_in, "postgresql")
-def _bytes_in_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
-    whole, part = element.clauses
-    return f"position({compiler.process(part, **kw)} in {compiler.process(whole, **kw)})"
-
-
-# --- from queries to terms ----------------------------------------------------------------------
-
-Span = Callable[[Column], Condition]
-_ONE: sa.Select = sa.select(sa.literal_column("1"))
-
-
-def terms_of(wanted: Sequence[q.Query], parent_id: int, path: Path, database: str) -> list[Term]:
-    """Return the terms of queries about the children of a container.
-
-    Raises
-    ------
-    Unsupported
-        If a query cannot be answered from indexes.
-    """
-    ranges: dict[str, list[q.Comparison]] = {}
-    found: list[Term] = []
-    for query in wanted:
-        if isinstance(query, q.Comparison):
-            ranges.setdefault(query.key, []).append(query)  # two ends of a range make one list
-        elif isinstance(query, q.FullText):
-            found.append(_full_text(query, parent_id, database))
-        elif isinstance(query, q.Verdict):
-            found.append(_verdict(query, parent_id))
-        elif isinstance(query, (q.KeysFilter, q.Lookup)):
-            found.append(_keys(query, path))
-        elif isinstance(query, q.Specs):
-            found += _specs(query, parent_id)
-        elif type(query) in _TERMS:
-            found.append(_TERMS[type(query)](query, parent_id))
-        else:
-            name = type(query).__name__.lower()
-            raise Unsupported(f"search by {name} is not offered; use like or fulltext")
-    return found + [_comparisons(key, ends, parent_id) for key, ends in ranges.items()]
-
-
-def _leaf_term(
-    parent_id: int, key: str, *spans: Span, ordered: bool = False, exact: bool = True, listed: bool = True
-) -> Term:
-    """Return a term that fits if one of the node's leaves of `key` lies in one of `spans`."""
-
-    def probe(node_id: Column) -> Condition:
-        leaf = leaves.alias()
-        inside = sa.or_(*(span(leaf.c.value) for span in spans))
-        return sa.exists(_ONE.where(leaf.c.node_id == node_id, leaf.c.key == key, inside))
-
-    def listing(span: Span) -> sa.Select:
-        leaf = leaves.alias()
-        return sa.select(leaf.c.node_id.label("id")).where(
-            leaf.c.parent_id == parent_id, leaf.c.key == key, span(leaf.c.value)
-        )
-
-    lists = tuple(listing(span) for span in spans) if listed else ()
-    return Term(probe, lists, ordered, exact)
-
-
-def _between(low: bytes, high: bytes) -> Span:
-    return lambda value: sa.and_(value >= low, value < high)
-
-
-_PRESENT = _between(b"", lv.MEMBER)
-_NOT_NULL = _between(lv.after(lv.NULL), lv.MEMBER)
-NEVER = Term(lambda node_id: sa.false(), (sa.select(nodes.c.id).where(sa.false()),), ordered=True)
-ALWAYS = Term(lambda node_id: sa.true())
-
-
-def _eq(query: q.Eq, parent_id: int) -> Term:
-    wanted = lv.scalar_bytes(query.value)
-    return _leaf_term(parent_id, lv.key_text(query.key), lambda value: value == wanted, ordered=True)
-
-
-def _not_eq(query: q.NotEq, parent_id: int) -> Term:
-    other = lv.scalar_bytes(query.value)
-    return _leaf_term(
-        parent_id,
-        lv.key_text(query.key),
-        lambda value: sa.and_(_NOT_NULL(value), value != other),
-        listed=False,
-    )
-
-
-def _in(query: q.In, parent_id: int) -> Term:
-    if not query.value:
-        return NEVER
-    wanted = {lv.scalar_bytes(value) for value in query.value}
-    return _leaf_term(parent_id, lv.key_text(query.key), lambda value: value.in_(sorted(wanted)))
-
-
-def _not_in(query: q.NotIn, parent_id: int) -> Term:
-    if not query.value:
-        return ALWAYS
-    others = sorted({lv.scalar_bytes(value) for value in query.value})
-    return _leaf_term(
-        parent_id,
-        lv.key_text(query.key),
-        lambda value: sa.and_(_NOT_NULL(value), value.not_in(others)),
-        listed=False,
-    )
-
-
-def _key_present(query: q.KeyPresent, parent_id: int) -> Term:
-    term = _leaf_term(parent_id, lv.key_text(query.key), _PRESENT)
-    return term if query.exists else Term(lambda node_id: sa.not_(term.probe(node_id)))
-
-
-def _structure_family(query: q.StructureFamily, parent_id: int) -> Term:
-    wanted = lv.scalar_bytes(str(query.value))
-    return _leaf_term(parent_id, lv.FAMILY_KEY, lambda value: value == wanted, ordered=True)
-
-
-def _access_tags(query: q.AccessTags, parent_id: int) -> Term:
-    if not query.tags:
-        return NEVER
-    wanted = sorted({lv.scalar_bytes(tag) for tag in query.tags})
-    return _leaf_term(parent_id, lv.TAG_KEY, lambda value: value.in_(wanted))
-
-
-def _specs(query: q.Specs, parent_id: int) -> list[Term]:
-    def carries(name: str) -> Term:
-        wanted = lv.scalar_bytes(name)
-        return _leaf_term(parent_id, lv.SPEC_KEY, lambda value: value == wanted, ordered=True)
-
-    def lacks(name: str) -> Term:
-        term = carries(name)
-        return Term(lambda node_id: sa.not_(term.probe(node_id)))
-
-    return [carries(name) for name in query.include] + [lacks(name) for name in query.exclude]
-
-
-def _contains(query: q.Contains, parent_id: int) -> Term:
-    member = lv.member_bytes(query.value)
-    spans: list[Span] = [
-        lambda value: value == member,
-        _between(lv.LONG_LIST, lv.after(lv.LONG_LIST)),  # whose members are not listed
-    ]
-    if isinstance(query.value, str):
-        part = lv.text_bytes(query.value)
-        spans.append(lambda value: sa.and_(_between(lv.TEXT, lv.after(lv.TEXT))(value), _has(value, part)))
-    return _leaf_term(parent_id, lv.key_text(query.key), *spans, exact=False)
-
-
-def _has(value: Column, part: bytes) -> Condition:
-    """Return whether listed text has a part; text that is cut short may."""
-    return sa.or_(bytes_in(value, part) > 0, sa.func.length(value) > lv.TEXT_LIMIT)
-
-
-def _like(query: q.Like, parent_id: int) -> Term:
-    pieces = query.pieces
-    key = lv.key_text(query.key)
-    if len(pieces) == 1 and None not in pieces[0]:
-        return _eq(q.Eq(query.key, "".join(c or "" for c in pieces[0])), parent_id)
-    prefix = lv.text_bytes(_literal_start(pieces[0]))
-    start = lv.TEXT + prefix[: lv.TEXT_LIMIT]
-    within = _between(start, lv.after(start))
-    parts = [lv.text_bytes(run) for piece in pieces for run in _literal_runs(piece)]
-    exact = len(pieces) == 2 and None not in pieces[0] and pieces[1] == () and len(prefix) <= lv.TEXT_LIMIT
-    if exact:
-        return _leaf_term(parent_id, key, within)
-    return _leaf_term(
-        parent_id,
-        key,
-        lambda value: sa.and_(within(value), *(_has(value, part) for part in parts)),
-        exact=False,
-    )
-
-
-def _literal_start(piece: q.Piece) -> str:
-    start = ""
-    for character in piece:
-        if character is None:
-            break
-        start += character
-    return start
-
-
-def _literal_runs(piece: q.Piece) -> list[str]:
-    stretches = groupby(piece, key=lambda character: character is None)
-    return ["".join(c or "" for c in stretch) for wild, stretch in stretches if not wild]
-
-
-def _comparisons(key: str, ends: Sequence[q.Comparison], parent_id: int) -> Term:
-    tag = lv.TEXT if isinstance(ends[0].value, str) else lv.NUMBER
-    low, high, exact = tag, lv.after(tag), True
-    for end in ends:
-        if (lv.TEXT if isinstance(end.value, str) else lv.NUMBER) != tag:
-            return NEVER  # nothing is both a number and a text
-        at = lv.scalar_bytes(end.value)
-        if len(at) > lv.TEXT_LIMIT + 1:
-            at, exact = at[: lv.TEXT_LIMIT + 1], False
-            if end.operator in (q.Operator.LT, q.Operator.LE):
-                high = min(high, lv.after(at))
-            else:
-                low = max(low, at)
-            continue
-        match end.operator:
-            case q.Operator.LT:
-                high = min(high, at)
-            case q.Operator.LE:
-                high = min(high, at + b"\0")
-            case q.Operator.GT:
-                low = max(low, at + b"\0")
-            case q.Operator.GE:
-                low = max(low, at)
-    return _leaf_term(parent_id, lv.key_text(key), _between(low, high), exact=exact)
-
-
-def _full_text(query: q.FullText, parent_id: int, database: str) -> Term:
-    table, ids, condition = _words.having(database, query.words, parent_id)
-
-    def probe(node_id: Column) -> Condition:
-        words, column, having = _words.having(database, query.words, parent_id)
-        return sa.exists(_ONE.select_from(words).where(column == node_id, having))
-
-    listing = sa.select(ids.label("id")).select_from(table).where(condition)
-    return Term(probe, (listing,), ordered=database == "sqlite")
-
-
-def _verdict(query: q.Verdict, parent_id: int) -> Term:
-    silent = sa.and_(runs.c.open.is_(sa.true()), runs.c.last_received < query.silent_since)
-
-    def probe(node_id: Column) -> Condition:
-        run: sa.Select = _ONE.where(runs.c.node_id == node_id)
-        stated = run.where(runs.c.verdict == query.state)
-        if query.state == q.INTERRUPTED:
-            return sa.or_(sa.exists(stated), sa.exists(run.where(silent)))
-        return sa.exists(stated.where(sa.not_(silent)))
-
-    node = sa.select(nodes.c.id).select_from(runs.join(nodes, nodes.c.id == runs.c.node_id))
-    among = node.where(nodes.c.parent_id == parent_id)
-    stated = among.where(runs.c.verdict == query.state)
-    if query.state == q.INTERRUPTED:
-        return Term(probe, (stated, among.where(silent)))
-    return Term(probe, (stated.where(sa.not_(silent)),))
-
-
-def _keys(query: q.KeysFilter | q.Lookup, path: Path) -> Term:
-    keys = query.keys if isinstance(query, q.KeysFilter) else (query.key,)
-    wanted = sorted({path_text((*path, key)) for key in keys if key and "/" not in key})
-
-    def probe(node_id: Column) -> Condition:
-        node = nodes.alias()
-        return sa.exists(_ONE.where(node.c.id == node_id, node.c.path.in_(wanted)))
-
-    return Term(probe, (sa.select(nodes.c.id).where(nodes.c.path.in_(wanted)),)) if wanted else NEVER
-
-
-_TERMS: dict[type[q.Query], Callable[[Any, int], Term]] = {
-    q.Eq: _eq,
-    q.NotEq: _not_eq,
-    q.In: _in,
-    q.NotIn: _not_in,
-    q.KeyPresent: _key_present,
-    q.Contains: _contains,
-    q.Like: _like,
-    q.StructureFamily: _structure_family,
-    q.AccessTags: _access_tags,
-}
-
-
-# --- from terms to nodes ------------------------------------------------------------------------
+    key: str
+    descending: bool
+    low: bytes
+    high: bytes
+    bounded: bool
+    terms: tuple[Term, ...]
+
+    @classmethod
+    def of(cls, sort: q.SortKey, terms: Sequence[Term]) -> "_Sorting":
+        key = lv.key_text(sort.metadata_key)
+        own = tuple(term for term in terms if term.within is not None and term.within[0] == key)
+        bounds = [term.within[1:] for term in own if term.within is not None]
+        low = max([lv.after(lv.NULL), *(low for low, _ in bounds)])
+        high = min([lv.MEMBER, *(high for _, high in bounds)])
+        return cls(key, sort.descending, low, high, bool(own), own)
+
+    def fits(self, value: Column) -> Condition:
+        return sa.and_(value >= self.low, value < self.high)
 
 
 class Search:
-    """Ids of the children of one container that fit some terms, in order."""
+    """Ids of the children of one container that fit some terms, in order.
 
-    def __init__(self, session: Session, parent_id: int, terms: Sequence[Term]) -> None:
+    Parameters
+    ----------
+    kept
+        What is kept about the leaves may be used: nothing of this transaction is missing in it.
+    """
+
+    def __init__(self, session: Session, parent_id: int, terms: Sequence[Term], *, kept: bool = True) -> None:
         self._session = session
         self._parent = parent_id
         self._terms = list(terms)
+        self._kept = kept
+        self._sizes: dict[int, tuple[int, bool]] = {}
         self.exact = all(term.exact for term in terms)
-        self._few: list[int] | None = None
-        self._leader: Term | None = None
-        self._choose()
 
-    def _choose(self) -> None:
-        """Settle on who leads: a few ids, an ordered list, the shortest list, or nobody."""
-        listed = [term for term in self._terms if term.lists]
-        if len(listed) == 1 and listed[0].ordered:
-            self._leader = listed[0]
-            return
-        for term in listed:
-            start = self._session.compose(_union(term.lists).limit(SMALL + 1))
-            if len(start) <= SMALL:
-                ids = {row[0] for row in start}
-                self._few = sorted(ids if self._few is None else ids.intersection(self._few))
-        if self._few is not None:
-            return
-        ordered = [term for term in listed if term.ordered]
-        self._leader = ordered[0] if ordered else (listed[0] if listed else None)
+    # --- what there is ---
 
     def batch(self, n: int, *, after: int | None, descending: bool, skip: int = 0) -> list[int]:
         """Return `n` ids in order of insertion, beyond the id `after`, the first `skip` left out."""
@@ -375,84 +100,126 @@ class Search:
             ordered = select.where(*beyond).order_by(ids.desc() if descending else ids.asc())
             return self._ids(ordered.limit(n).offset(skip))
 
-        leader = self._leader
-        if self._few is not None:
-            return page(*self._among_few())
-        if leader is not None and leader.ordered:
-            return page(*self._led(leader))
-        if leader is None:
+        listed = self._listed()
+        if not listed:
             return page(*self._all())
-        walked = self._walk(n + skip, after, descending)
-        if len(walked) == n + skip:
-            return walked[skip:]
+        leader = self._shortest(listed)
+        if not leader.ordered and self._size(leader) > SMALL:
+            ordered = [term for term in listed if term.ordered]
+            if not ordered:
+                walked = self._walk(n + skip, after, descending)
+                return walked[skip:] if len(walked) == n + skip else page(*self._led(leader))
+            leader = self._shortest(ordered)
         return page(*self._led(leader))
 
     def sorted(self, sort: Sequence[q.SortKey], n: int | None, skip: int) -> list[int]:
         """Return `n` ids (None: all) in the order of `sort`, the first `skip` left out."""
-        if self._few is None and self.exact and n is not None and len(sort) == 1 and sort[0].key != "id":
-            return self._by_leaf(sort[0], n, skip)
-        select, ids = self._all() if self._few is None else self._among_few()
-        order: list[Column] = []
-        for key in sort:
-            if key.key == "":
-                continue
-            if key.key == "id":
-                node = nodes.alias()
-                select = select.join(node, node.c.id == ids)
-                order.append(node.c.key.desc() if key.descending else node.c.key.asc())
-            else:
-                leaf = leaves.alias()
-                on = sa.and_(
-                    leaf.c.node_id == ids,
-                    leaf.c.key == lv.key_text(key.metadata_key),
-                    _NOT_NULL(leaf.c.value),
-                )
-                select = select.outerjoin(leaf, on)
-                order += [
-                    leaf.c.value.is_(None),
-                    leaf.c.value.desc() if key.descending else leaf.c.value.asc(),
-                ]
-        backwards = bool(sort) and sort[-1].key == "" and sort[-1].descending
-        order.append(ids.desc() if backwards else ids.asc())
-        select = select.order_by(*order)
-        return self._ids(select if n is None else select.limit(n).offset(skip))
+        keys = list(sort)
+        if keys[-1].key == "" and not keys[-1].descending:
+            keys.pop()  # ties are in this order anyway
+        if n is None or len(keys) > 1 or keys[0].key == "id":
+            return self._sorted_whole(keys, n, skip)
+        sorting = _Sorting.of(keys[0], self._terms)
+        listed = [term for term in self._listed() if not any(term is own for own in sorting.terms)]
+        if not listed:
+            return self._along(sorting, n, skip)
+        leader = self._shortest(listed)
+        if self._size(leader) <= SMALL:
+            return self._sorted_whole(keys, n, skip)
+        ordered = [term for term in listed if term.ordered]
+        if ordered and sorting.key in ZONED and self._kept and (leader.ordered or self._size(leader, WALK) > WALK):
+            return self._by_zones(sorting, self._shortest(ordered), n, skip)
+        need, size = n + skip, self._size(leader, LOOK)
+        among = self._children()
+        if size * size > need * among:  # the walk is shorter, if what matches lies anywhere
+            found = self._walked_along(sorting, need, steps=4 * need * among // size + 100)
+            if len(found) == need:
+                return found[skip:]
+        return self._sorted_whole(keys, n, skip)
 
     def count(self) -> int:
         """Return how many ids fit the terms."""
-        if self._few is not None:
-            select, _ = self._among_few()
-        elif self._leader is not None:
-            select, _ = self._led(self._leader)
-        else:
-            select, _ = self._all()
-        counted = sa.select(sa.func.count()).select_from(select.subquery())
+        kept = self._kept_count()
+        if kept is not None:
+            return kept
+        counted = sa.select(sa.func.count()).select_from(self.selected().subquery())
         return int(self._session.compose(counted)[0][0])
+
+    def count_at_once(self, enough: int) -> tuple[int, bool]:
+        """Return how many ids fit the terms, and true; if that takes long, a number that is less, and false."""
+        kept = self._kept_count()
+        if kept is not None:
+            return kept, True
+        listed = self._listed()
+        if len(self._terms) == 1 and listed and listed[0].exact:
+            some = _union(listed[0].lists).limit(enough + 1).subquery()
+            if listed[0].ordered or len(listed[0].lists) == 1:
+                n = int(self._session.compose(sa.select(sa.func.count()).select_from(some))[0][0])
+                return min(n, enough), n <= enough
+        if listed and self._size(self._shortest(listed)) <= SMALL:
+            return self.count(), True
+        return 0, False
 
     def selected(self) -> sa.Select:
         """Return the select of all ids that fit, in no order."""
-        return (self._among_few() if self._few is not None else self._all())[0]
+        listed = self._listed()
+        return (self._led(self._shortest(listed)) if listed else self._all())[0]
 
-    def _probes(self, ids: Column, leader: Term | None = None) -> list[Condition]:
-        return [term.probe(ids) for term in self._terms if term is not leader]
+    # --- who leads ---
+
+    def _listed(self) -> list[Term]:
+        return [term for term in self._terms if term.lists]
+
+    def _shortest(self, terms: Sequence[Term]) -> Term:
+        return terms[0] if len(terms) == 1 else min(terms, key=self._size)
+
+    def _size(self, term: Term, enough: int | None = None) -> int:
+        """Return how long the list of a term is, looked at as far as `enough` (None: `SMALL`) and one beyond."""
+        enough = SMALL if enough is None else enough
+        known, settled = self._sizes.get(id(term), (0, False))
+        if settled or known > enough:
+            return known
+        known, settled = self._sizes[id(term)] = self._looked_at(term, enough)
+        return known
+
+    def _looked_at(self, term: Term, enough: int) -> tuple[int, bool]:
+        if term.leaf is not None and self._kept:
+            kept = count_of(self._session, self._parent, *term.leaf)
+            if kept is not None:
+                return kept, True
+        if term.slow:
+            return enough + 1, False
+        some = _union(term.lists).limit(enough + 1).subquery()
+        n = int(self._session.compose(sa.select(sa.func.count()).select_from(some))[0][0])
+        return n, n <= enough
+
+    def _kept_count(self) -> int | None:
+        if len(self._terms) != 1 or self._terms[0].leaf is None or not self._kept:
+            return None
+        return count_of(self._session, self._parent, *self._terms[0].leaf)
+
+    def _children(self) -> int:
+        row = self._session.one(_CHILDREN, {"of": self._parent})
+        return 0 if row is None else int(row[0])
+
+    # --- in order of insertion ---
+
+    def _probes(self, ids: Column, without: Sequence[Term] = ()) -> list[Condition]:
+        return [term.probe(ids) for term in self._terms if not any(term is other for other in without)]
 
     def _all(self) -> tuple[sa.Select, Column]:
         ids = nodes.c.id
         return sa.select(ids).where(nodes.c.parent_id == self._parent, *self._probes(ids)), ids
 
-    def _among_few(self) -> tuple[sa.Select, Column]:
-        ids = nodes.c.id
-        few = ids.in_(self._few or [])
-        return sa.select(ids).where(few, nodes.c.parent_id == self._parent, *self._probes(ids)), ids
-
-    def _led(self, leader: Term) -> tuple[sa.Select, Column]:
+    def _led(self, leader: Term, without: Sequence[Term] = ()) -> tuple[sa.Select, Column]:
         if leader.ordered:
             (select,) = leader.lists
             ids = select.selected_columns[0]
             ids = ids.element if isinstance(ids, sa.sql.elements.Label) else ids
-            return select.where(*self._probes(ids, leader)), ids
+            return select.where(*self._probes(ids, [leader, *without])), ids
         listed = _union(leader.lists).subquery()
         ids = listed.c.id
-        return sa.select(ids).where(*self._probes(ids, leader)).distinct(), ids
+        return sa.select(ids).where(*self._probes(ids, [leader, *without])).distinct(), ids
 
     def _walk(self, n: int, after: int | None, descending: bool) -> list[int]:
         """Return up to `n` ids found by looking at the next `WALK` children, and no more."""
@@ -466,33 +233,137 @@ class Search:
             beyond.append(ids > end[0] if descending else ids < end[0])
         return self._ids(sa.select(ids).where(*beyond, *self._probes(ids)).order_by(order).limit(n))
 
-    def _by_leaf(self, key: q.SortKey, n: int, skip: int) -> list[int]:
+    # --- in order of leaves ---
+
+    def _sorted_whole(self, sort: Sequence[q.SortKey], n: int | None, skip: int) -> list[int]:
+        """Return ids in any order, having looked at all that fit."""
+        listed = self._listed()
+        select, ids = self._led(self._shortest(listed)) if listed else self._all()
+        if listed and not self._shortest(listed).ordered:  # made distinct before it is joined
+            among = select.subquery()
+            select, ids = sa.select(among.c.id), among.c.id
+        order: list[Column] = []
+        for key in sort:
+            if key.key == "":
+                continue
+            if key.key == "id":
+                node = nodes.alias()
+                select = select.join(node, node.c.id == ids)
+                order.append(node.c.key.desc() if key.descending else node.c.key.asc())
+            else:
+                leaf = leaves.alias()
+                on = sa.and_(
+                    leaf.c.node_id == ids,
+                    leaf.c.key == lv.key_text(key.metadata_key),
+                    NOT_NULL(leaf.c.value),
+                )
+                select = select.outerjoin(leaf, on)
+                order += [
+                    leaf.c.value.is_(None),
+                    leaf.c.value.desc() if key.descending else leaf.c.value.asc(),
+                ]
+        backwards = bool(sort) and sort[-1].key == "" and sort[-1].descending
+        order.append(ids.desc() if backwards else ids.asc())
+        select = select.order_by(*order)
+        return self._ids(select if n is None else select.limit(n).offset(skip))
+
+    def _along(self, sorting: _Sorting, n: int, skip: int) -> list[int]:
         """Return ids in the order of one leaf, read from its index; those without it come after."""
-        if key.key == "":
-            return self.batch(n, after=None, descending=key.descending, skip=skip)
-        name = lv.key_text(key.metadata_key)
-        has = sa.select(leaves.c.node_id).where(
-            leaves.c.parent_id == self._parent,
-            leaves.c.key == name,
-            _NOT_NULL(leaves.c.value),
-            *self._probes(leaves.c.node_id),
-        )
-        value = leaves.c.value.desc() if key.descending else leaves.c.value.asc()
-        found = self._ids(has.order_by(value, leaves.c.node_id).limit(n).offset(skip))
-        if len(found) == n:
-            return found
-        if found:
-            skip_rest = 0
-        else:
-            total = self._session.compose(sa.select(sa.func.count()).select_from(has.subquery()))[0][0]
-            skip_rest = max(0, skip - total)
-        present = _leaf_term(self._parent, name, _NOT_NULL)
-        select, ids = self._all()
-        rest = select.where(sa.not_(present.probe(ids))).order_by(ids)
-        return found + self._ids(rest.limit(n - len(found)).offset(skip_rest))
+        found = self._walked_along(sorting, n + skip)
+        return found[skip:] + self._without_key(sorting, n + skip - len(found), max(0, skip - len(found)))
+
+    def _walked_along(self, sorting: _Sorting, need: int, steps: int | None = None) -> list[int]:
+        """Return up to `need` ids that have the key, found by looking at `steps` of its leaves, or at all."""
+        value, ids = leaves.c.value, leaves.c.node_id
+        here = [leaves.c.parent_id == self._parent, leaves.c.key == sorting.key, sorting.fits(value)]
+        order = [value.desc(), ids.desc()] if sorting.descending else [value.asc(), ids.asc()]
+        reach = here
+        if steps is not None:
+            last = self._session.compose(sa.select(value, ids).where(*here).order_by(*order).limit(1).offset(steps))
+            for end_value, end_id in last:
+                end, at = sa.tuple_(sa.literal(end_value), sa.literal(end_id)), sa.tuple_(value, ids)
+                reach = [*here, at > end if sorting.descending else at < end]
+        probes = self._probes(ids, sorting.terms)
+        rows = self._session.compose(sa.select(value, ids).where(*reach, *probes).order_by(*order).limit(need + 1))
+        if not sorting.descending:
+            return [row[1] for row in rows[:need]]
+        # The index read backwards has those of one value backwards, too; of the last one there may be more.
+        found = sorted(((bytes(row[0]), row[1]) for row in rows[:need]), key=lambda row: row[1])
+        found.sort(key=lambda row: row[0], reverse=True)
+        if len(rows) > need > 0 and bytes(rows[need][0]) == found[-1][0]:
+            cut = found[-1][0]
+            found = [row for row in found if row[0] != cut]
+            same = sa.select(ids).where(*here[:2], value == cut, *probes).order_by(ids)
+            return [row[1] for row in found] + self._ids(same.limit(need - len(found)))
+        return [row[1] for row in found]
+
+    def _without_key(self, sorting: _Sorting, n: int, skip: int) -> list[int]:
+        """Return `n` ids of nodes that fit and have no value of the key, in order of insertion."""
+        if n <= skip or sorting.bounded:
+            return []
+        leaf = leaves.alias()
+        has: sa.Select = sa.select(sa.literal_column("1")).where(leaf.c.key == sorting.key, NOT_NULL(leaf.c.value))
+        listed = self._listed()
+        leader = self._shortest(listed) if listed else None
+        select, ids = self._all() if leader is None else self._led(leader)
+        rest = select.where(~sa.exists(has.where(leaf.c.node_id == ids))).order_by(ids)
+        return self._ids(rest.limit(n - skip).offset(skip))
+
+    def _by_zones(self, sorting: _Sorting, leader: Term, n: int, skip: int) -> list[int]:
+        """Return ids in the order of one leaf, from a list that is in order of ids."""
+        need = n + skip
+        select, ids = self._led(leader, sorting.terms)
+        leaf = leaves.alias()
+        on = sa.and_(leaf.c.node_id == ids, leaf.c.key == sorting.key, sorting.fits(leaf.c.value))
+        within = (ids >= sa.bindparam("first_id"), ids < sa.bindparam("end_id"))
+        read = self._session.prepared(select.add_columns(leaf.c.value).join(leaf, on).where(*within))
+        found: list[tuple[bytes, int]] = []
+        for zone, bound in self._zones(sorting):
+            if len(found) == need and _comes_after(bound, found[-1][0], sorting.descending):
+                break
+            rows = read({"first_id": zone << ZONE_BITS, "end_id": (zone + 1) << ZONE_BITS})
+            found += [(bytes(row[1]), row[0]) for row in rows]
+            found.sort(key=lambda row: row[1])
+            found.sort(key=lambda row: row[0], reverse=sorting.descending)
+            del found[need:]
+        chosen = [row[1] for row in found]
+        return chosen[skip:] + self._without_key(sorting, need - len(chosen), max(0, skip - len(chosen)))
+
+    def _zones(self, sorting: _Sorting) -> Iterator[tuple[int, bytes]]:
+        """Yield (zone, its greatest or least value) of the zones that may hold what fits, in order of these values."""
+        zone = leaf_zones.alias()
+        bound = zone.c.high if sorting.descending else zone.c.low
+        here = [zone.c.parent_id == self._parent, zone.c.key == sorting.key]
+        if sorting.bounded:
+            here += [zone.c.high >= sorting.low, zone.c.low < sorting.high]
+        for term in self._terms:
+            if term.within is not None and term.within[0] in ZONED and term.within[0] != sorting.key:
+                here.append(_overlaps(zone, term.within))
+        order = [bound.desc(), zone.c.zone.desc()] if sorting.descending else [bound.asc(), zone.c.zone.asc()]
+        beyond: list[Condition] = []
+        while True:
+            select = sa.select(zone.c.zone, bound).where(*here, *beyond).order_by(*order).limit(_ZONES_AT_ONCE)
+            rows = self._session.compose(select)
+            yield from ((row[0], bytes(row[1])) for row in rows)
+            if len(rows) < _ZONES_AT_ONCE:
+                return
+            at, end = sa.tuple_(bound, zone.c.zone), sa.tuple_(sa.literal(rows[-1][1]), sa.literal(rows[-1][0]))
+            beyond = [at < end if sorting.descending else at > end]
 
     def _ids(self, select: sa.Select) -> list[int]:
         return [row[0] for row in self._session.compose(select)]
+
+
+def _comes_after(bound: bytes, last: bytes, descending: bool) -> bool:
+    return bound < last if descending else bound > last
+
+
+def _overlaps(zone: sa.FromClause, within: tuple[str, bytes, bytes]) -> Condition:
+    """Return whether some values of another zoned key in the same zone may lie within bounds."""
+    key, low, high = within
+    other = leaf_zones.alias()
+    same = (other.c.parent_id == zone.c.parent_id, other.c.key == key, other.c.zone == zone.c.zone)
+    return sa.exists(sa.select(sa.literal_column("1")).where(*same, other.c.high >= low, other.c.low < high))
 
 
 def _union(lists: Sequence[sa.Select]) -> Any:

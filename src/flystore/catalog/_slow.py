@@ -1,8 +1,9 @@
 """Reading slow data: series of segments, rows in arrival order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import google_crc32c
+import msgspec
 import sqlalchemy as sa
 
 from flystore.model.errors import Damaged
@@ -42,8 +43,47 @@ _IDS = Fixed(
     .order_by(segments.c.id)
     .limit(sa.bindparam("limit"))
 )
+_NTH = Fixed(
+    sa.select(segments.c.id)
+    .where(_OF)
+    .order_by(segments.c.first_row)
+    .limit(1)
+    .offset(sa.bindparam("before", type_=sa.Integer))
+)
+_COLUMN = Fixed(
+    sa.select(segments.c.rows, segments.c.body, segments.c.crc).where(
+        _OF, segments.c.first_row == sa.bindparam("first")
+    )
+)
+_ALL_SERIES = Fixed(
+    sa.select(segments.c.series)
+    .where(segments.c.series >= sa.bindparam("low"), segments.c.series < sa.bindparam("high"))
+    .distinct()
+    .order_by(segments.c.series)
+)
+COLUMN_MARK = "\x1f"
+"""Between a series and the number of its column; keys of nodes hold no such characters."""
+
 _FOREVER = 1 << 62
 _PAGE = 256
+
+
+Choose = Callable[[bytes], Iterable[int]]
+"""Gets the header of rows stored by columns; returns the numbers of those to be read."""
+
+
+def column_series(series: str, number: int) -> str:
+    """Return the name under which a column of rows stored by columns lies."""
+    return f"{series}{COLUMN_MARK}{number}"
+
+
+def bounds_of_columns(series: str) -> tuple[str, str]:
+    """Return (low, high): a column of the series is called so that ``low <= it < high``."""
+    return f"{series}{COLUMN_MARK}", f"{series}{chr(ord(COLUMN_MARK) + 1)}"
+
+
+def is_column(series: str) -> bool:
+    return COLUMN_MARK in series
 
 
 def problem_of(segment: Segment) -> str | None:
@@ -74,14 +114,48 @@ class SegmentReads:
         return found is not None and found[2] == body
 
     def began(self, series: str) -> int | None:
-        """Return a number that is another one once rows of a series were replaced or merged; None if it has none."""
+        """Return a number that is another one once rows of a series were replaced; None if it has none."""
         row = self._session.one(_BEGAN, {"of": series})
         return None if row is None else int(row[0])
 
-    def segments(self, series: str, first: int = 0, stop: int | None = None) -> Iterator[Segment]:
+    def has_segments(self, series: str, number: int) -> bool:
+        """Return whether a series has so many segments or more; looks at no more of them."""
+        return self._session.one(_NTH, {"of": series, "before": number - 1}) is not None
+
+    def series_below(self, path: str) -> list[str]:
+        """Return the names of all series at a path of nodes, joined by ``/``, and below it; without columns."""
+        found = self._session.all(_ALL_SERIES, {"low": path, "high": f"{path}0"})
+        return [row[0] for row in found if (row[0] == path or row[0].startswith(f"{path}/")) and not is_column(row[0])]
+
+    def column(self, series: str, segment: Segment, number: int) -> bytes:
+        """Return one column of a segment that is stored by columns.
+
+        Raises
+        ------
+        Damaged
+            If it is not there or fails its checksum.
+        """
+        row = self._session.one(_COLUMN, {"of": column_series(series, number), "first": segment.first_row})
+        problem = None
+        if row is None or row[0] != segment.rows:
+            problem = "is not there"
+        elif google_crc32c.value(row[1]) != row[2]:
+            problem = "fails its checksum"
+        if row is None or problem is not None:
+            raise _damaged(series, segment, f"lost its column {number}, which {problem}")
+        return bytes(row[1])
+
+    def segments(
+        self, series: str, first: int = 0, stop: int | None = None, *, choose: Choose | None = None
+    ) -> Iterator[Segment]:
         """Yield the segments that hold the rows ``first <= row < stop``, in order.
 
         The first may begin before `first` and the last end after `stop`. One is in memory at a time.
+
+        Parameters
+        ----------
+        choose
+            Which columns are read of segments that are stored by columns; None: none.
 
         Raises
         ------
@@ -104,14 +178,12 @@ class SegmentReads:
                 if segment.first_row != expected:
                     problem = f"should begin at row {expected}"
                 if problem is not None:
-                    raise Damaged(
-                        f"the segment of {series} at row {segment.first_row} {problem}; the other rows of it and all "
-                        "other nodes stay readable. Restore it from a backup, or rebuild it from the log.",
-                        series=series,
-                        first_row=segment.first_row,
-                    )
+                    raise _damaged(series, segment, problem)
                 expected = segment.first_row + segment.rows
                 if segment.first_row + segment.rows > first:
+                    if choose is not None and segment.by_columns:
+                        chosen = {n: self.column(series, segment, n) for n in choose(segment.body or b"")}
+                        segment = msgspec.structs.replace(segment, columns=chosen)
                     yield segment
             at = page[-1][1] + 1 if len(page) == _PAGE else None
 
@@ -126,3 +198,12 @@ class SegmentReads:
         found = self._session.all(_IDS, {"after": after, "limit": limit})
         rows = [(row[0], row[1], self._session.one(_ONE, {"id": row[0]})) for row in found]
         return [(number, series, Segment(*row)) for number, series, row in rows if row is not None]
+
+
+def _damaged(series: str, segment: Segment, problem: str) -> Damaged:
+    return Damaged(
+        f"the segment of {series} at row {segment.first_row} {problem}; the other rows of it and all "
+        "other nodes stay readable. Restore it from a backup, or rebuild it from the log.",
+        series=series,
+        first_row=segment.first_row,
+    )

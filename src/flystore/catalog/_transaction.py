@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from flystore.model.errors import InvalidRequest
 
 from ._database import Database, Fixed, Session, plain_errors, upsert
+from ._kept import Known, LeafChanges, apply
 from ._rows import Run
 from ._runs import FIELDS as RUN_FIELDS
 from ._schema import child_counts, runs
@@ -34,13 +35,17 @@ class Transaction(WriteNodes, WriteData, Snapshot):
     before the commit.
     """
 
-    def __init__(self, database: Database, session: Session, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, session: Session, clock: Callable[[], float], known: Known | None = None
+    ) -> None:
         super().__init__(session)
+        self._known = known or Known()
         self._database = database
         self._clock = clock
         self._records: list[dict[str, Any]] = []
         self._changes: list[tuple[int, dict[str, Any]]] = []
         self._more_children: Counter[int] = Counter()
+        self._leaf_changes = LeafChanges()
         self._run_nodes: dict[str, int] = {}
         self._finished = False
 
@@ -58,6 +63,9 @@ class Transaction(WriteNodes, WriteData, Snapshot):
             run = msgspec.structs.replace(run, node_id=found)
         self._session.execute(_PUT_RUN, {name: getattr(run, name) for name in RUN_FIELDS})
 
+    def _knows_all(self) -> bool:
+        return not self._leaf_changes.counts
+
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo what is done within, and only that, if it raises; the exception goes on.
@@ -70,6 +78,7 @@ class Transaction(WriteNodes, WriteData, Snapshot):
             len(self._changes),
             Counter(self._more_children),
             dict(self._run_nodes),
+            self._leaf_changes.copy(),
         )
         self._session.sql("SAVEPOINT flystore")
         try:
@@ -82,7 +91,7 @@ class Transaction(WriteNodes, WriteData, Snapshot):
             self._session.sql("RELEASE SAVEPOINT flystore")
             del self._records[kept[0] :]
             del self._changes[kept[1] :]
-            self._more_children, self._run_nodes = kept[2], kept[3]
+            self._more_children, self._run_nodes, self._leaf_changes = kept[2:]
             raise
         self._session.sql("RELEASE SAVEPOINT flystore")
 
@@ -95,7 +104,10 @@ class Transaction(WriteNodes, WriteData, Snapshot):
             raise InvalidRequest("this transaction has ended")
         self._finished = True
         # In order of ids, and the feed last: two transactions never wait for each other in a circle.
-        counts = [{"of": node_id, "more": more} for node_id, more in sorted(self._more_children.items()) if more]
-        for params in counts:
-            self._session.execute(_COUNT_CHILDREN, params)
+        more = {node_id: n for node_id, n in self._more_children.items() if n}
+        for parent_id in self._leaf_changes.parents:
+            more.setdefault(parent_id, 0)  # whoever writes what is kept about its leaves holds its row
+        for node_id, n in sorted(more.items()):
+            self._session.execute(_COUNT_CHILDREN, {"of": node_id, "more": n})
+        apply(self._session, self._leaf_changes, self._known)
         return self._give_positions()

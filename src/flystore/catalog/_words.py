@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from flystore.model.queries import words_of
 
@@ -21,12 +20,13 @@ _PARENT_MARK = "\ue000"  # private use: never part of a word
 _SQLITE = sa.table("words", sa.column("rowid"), sa.column("words"))  # FTS5: a table has a column of its own name
 _CREATE_SQLITE = "CREATE VIRTUAL TABLE words USING fts5(body, content='', detail=none, columnsize=0, tokenize='ascii')"
 
+_WORD_LIST = sa.ARRAY(sa.Text)
 _metadata = sa.MetaData()
 _POSTGRES = sa.Table(
     "words",
     _metadata,
     sa.Column("node_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("words", postgresql.ARRAY(sa.Text), nullable=False),
+    sa.Column("words", _WORD_LIST, nullable=False),
     sa.Index("words_by_word", "words", postgresql_using="gin"),
 )
 
@@ -80,4 +80,4 @@ def having(database: str, words: Collection[str], parent_id: int) -> tuple[sa.Fr
         sought = " AND ".join(f'"{word}"' for word in listed)
         return table, table.c.rowid, table.c.words.op("MATCH")(sought)
     alias = _POSTGRES.alias()
-    return alias, alias.c.node_id, alias.c.words.contains(listed)
+    return alias, alias.c.node_id, alias.c.words.op("@>", is_comparison=True)(sa.literal(listed, _WORD_LIST))

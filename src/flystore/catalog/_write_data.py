@@ -14,7 +14,7 @@ from ._json import storable, to_json
 from ._nodes import NodeReads
 from ._rows import Observation, Segment
 from ._schema import NO_NUM, assets, data_sources, observations, segments
-from ._slow import SegmentReads
+from ._slow import SegmentReads, bounds_of_columns, column_series
 from ._write_log import WriteLog
 
 _SOURCE_VALUES = ("family", "mimetype", "management", "structure", "parameters", "properties")
@@ -29,7 +29,7 @@ _ASSET_NUMS = Fixed(sa.select(assets.c.num).where(*_OF_PARAMETER))
 _PUT_OBSERVATION = upsert(observations, ("node_id", "num"), ("time", "status", "rows", "fingerprint", "detail"))
 _NEW_SEGMENT = Fixed(insert_of(segments, "series", "first_row", "rows", "received", "uri", "body", "crc"))
 _SEGMENTS_WITHIN = Fixed(
-    sa.select(segments.c.first_row, segments.c.rows)
+    sa.select(segments.c.first_row, segments.c.rows, segments.c.id, segments.c.crc)
     .where(
         segments.c.series == sa.bindparam("of"),
         segments.c.first_row >= sa.bindparam("low"),
@@ -43,6 +43,15 @@ _NO_SEGMENTS = Fixed(
         segments.c.first_row >= sa.bindparam("low"),
         segments.c.first_row < sa.bindparam("high"),
     )
+)
+_NO_COLUMNS = Fixed(
+    sa.delete(segments).where(segments.c.series >= sa.bindparam("low"), segments.c.series < sa.bindparam("high"))
+)
+_MERGED_VALUES = ("rows", "received", "uri", "body", "crc")
+_MERGED = Fixed(
+    sa.update(segments)
+    .where(segments.c.id == sa.bindparam("of"))
+    .values({name: sa.bindparam(f"new_{name}") for name in _MERGED_VALUES})
 )
 _FOREVER = 1 << 62
 
@@ -198,13 +207,47 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
         for segment in merged:
             self._store_segment(series, segment)
 
+    def merge_segments(self, series: str, read: Sequence[Segment], merged: Segment, columns: Sequence[bytes]) -> bool:
+        """Put one segment in place of `read`, which follow each other and hold the same rows; no reader sees a change.
+
+        Parameters
+        ----------
+        columns
+            All columns of `merged`, if it is stored by columns.
+
+        Returns
+        -------
+        bool
+            False if what is stored is not what was read; nothing is changed then.
+        """
+        low, high = merged.first_row, merged.first_row + merged.rows
+        stored = self._session.all(_SEGMENTS_WITHIN, {"of": series, "low": low, "high": high})
+        told = [(segment.first_row, segment.rows) for segment in read]
+        same = [(row[0], row[1], row[3]) for row in stored] == [(one.first_row, one.rows, one.crc) for one in read]
+        if not same or not _covers(told, low, high):
+            return False
+        # The first keeps its id, by which readers under way see that these are still the rows they began with.
+        values = msgspec.structs.replace(merged, crc=None if merged.body is None else google_crc32c.value(merged.body))
+        self._session.execute(_NO_SEGMENTS, {"of": series, "low": low + 1, "high": high})
+        self._session.execute(
+            _MERGED,
+            {"of": stored[0][2], **{f"new_{name}": getattr(values, name) for name in _MERGED_VALUES}},
+        )
+        for number, body in enumerate(columns):
+            column = Segment(low, merged.rows, body, merged.received)
+            self._store_segment(column_series(series, number), column)
+        return True
+
     def drop_series(self, series: str) -> None:
         """Remove all rows of a series; no error if there are none."""
         self._session.execute(_NO_SEGMENTS, {"of": series, "low": 0, "high": _FOREVER})
+        low, high = bounds_of_columns(series)
+        self._session.execute(_NO_COLUMNS, {"low": low, "high": high})
 
     def _store_segment(self, series: str, segment: Segment) -> None:
         crc = None if segment.body is None else google_crc32c.value(segment.body)
-        self._session.execute(_NEW_SEGMENT, {"series": series, **msgspec.structs.asdict(segment), "crc": crc})
+        values = {name: getattr(segment, name) for name in ("first_row", *_MERGED_VALUES)}
+        self._session.execute(_NEW_SEGMENT, {"series": series, **values, "crc": crc})
 
 
 def _covers(spans: Sequence[tuple[int, int]], low: int, high: int) -> bool:

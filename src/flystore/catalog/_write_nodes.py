@@ -2,20 +2,22 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
 
 from flystore.model.errors import Conflict, InvalidRequest, NotFound
+from flystore.model.overlay import Overlay
 from flystore.model.structures import BLUESKY_RUN, Family, Spec
 
-from . import _leaves, _words
+from . import _kept, _leaves, _words
 from ._database import Fixed, insert_of
 from ._json import from_json, storable, to_json
-from ._nodes import LAST_CHARACTER, NodeReads, below, specs_text
+from ._nodes import LAST_CHARACTER, NodeReads, below, overlay_of, overlay_text, specs_text
 from ._rows import Node, Origin, Path, path_text
 from ._schema import child_counts, leaves, nodes, revisions, runs, segments
+from ._slow import bounds_of_columns
 from ._write_log import WriteLog
 
 PATH_LIMIT = 2_000
@@ -31,6 +33,7 @@ _NODE_VALUES = (
     "specs",
     "structure",
     "metadata",
+    "overlay",
 )
 _NEW_NODE = Fixed(
     insert_of(
@@ -77,6 +80,7 @@ class WriteNodes(NodeReads, WriteLog):
     _clock: Callable[[], float]
     _more_children: Counter[int]
     """By how much the numbers of children will change, by node id."""
+    _leaf_changes: _kept.LeafChanges
     _run_nodes: dict[str, int]
     """Topmost nodes of runs, made in this transaction."""
 
@@ -92,6 +96,7 @@ class WriteNodes(NodeReads, WriteLog):
         origin: Origin = "protocol",
         run_uid: str | None = None,
         access_tags: Iterable[str] | None = None,
+        overlay: Overlay | Literal["kept"] | None = "kept",
         exist_ok: bool = True,
     ) -> Node:
         """Make a node or bring it up to date; it keeps its id and the time it was made.
@@ -104,6 +109,9 @@ class WriteNodes(NodeReads, WriteLog):
             The run the node belongs to. Its topmost node becomes `Run.node_id`.
         access_tags
             None: none for a new node, unchanged for an old one.
+        overlay
+            What people edited, laid over `metadata`, `specs` and `access_tags`; ``"kept"``: what they edited before,
+            None: nothing.
         exist_ok
             With false, a node that exists is a `Conflict`.
 
@@ -123,7 +131,15 @@ class WriteNodes(NodeReads, WriteLog):
         if old is not None and (not exist_ok or (path and (old.origin != origin or old.run_uid != run_uid))):
             raise Conflict(f"/{path_text(path)}", path=list(path))
         tags = tuple(access_tags) if access_tags is not None else (old.access_tags if old else ())
-        wanted = _Wanted(family, tuple(specs), to_json(metadata), _structure_text(structure), external, tags)
+        specs = tuple(specs)
+        edited = (None if old is None else old.overlay) if overlay == "kept" else overlay
+        if edited is not None:
+            metadata = edited.over(metadata)
+            specs = specs if edited.specs is None else edited.specs
+            tags = tags if edited.access_tags is None else edited.access_tags
+        wanted = _Wanted(
+            family, specs, to_json(metadata), _structure_text(structure), external, tags, overlay_text(edited)
+        )
         if old is None:
             return self._create(path, wanted, origin, run_uid)
         return self._update(old, wanted)
@@ -152,16 +168,28 @@ class WriteNodes(NodeReads, WriteLog):
             access_tags=old.access_tags if access_tags is None else tuple(access_tags),
         )
         if keep_revision:
-            row = self._session.one(_LAST_REVISION, {"of": old.id})
-            revision = {
-                "node_id": old.id,
-                "number": 1 + (row[0] or 0 if row else 0),
-                "time_updated": old.time_updated,
-                "specs": specs_text(old.specs),
-                "access_tags": to_json(old.access_tags),
-                "metadata": to_json(old.metadata),
-            }
-            self._session.execute(_NEW_REVISION, revision)
+            self._keep_revision(old)
+        return self._update(old, wanted)
+
+    def edit_node(self, path: Sequence[str], edit: Overlay, *, keep_revision: bool = True) -> Node:
+        """Edit a node that was made from documents, on top of earlier edits; `put_node` keeps it.
+
+        Raises
+        ------
+        NotFound
+            If there is no node at `path`.
+        """
+        old = self._existing(path)
+        overlay = edit if old.overlay is None else old.overlay.then(edit)
+        wanted = msgspec.structs.replace(
+            _Wanted.of(old),
+            metadata=to_json(edit.over(old.metadata)),
+            specs=old.specs if edit.specs is None else edit.specs,
+            access_tags=old.access_tags if edit.access_tags is None else edit.access_tags,
+            overlay=overlay_text(overlay),
+        )
+        if keep_revision:
+            self._keep_revision(old)
         return self._update(old, wanted)
 
     def set_structure(self, path: Sequence[str], structure: Mapping[str, Any] | None) -> Node:
@@ -209,7 +237,7 @@ class WriteNodes(NodeReads, WriteLog):
         node = self._existing(path)
         if not node.path:
             raise InvalidRequest("the root cannot be deleted")
-        if not recursive and self._count_children(node.id):
+        if not recursive and self.count_children(node.id):
             raise Conflict(
                 f"/{path_text(path)} has children; delete them first, or delete with recursive=true",
                 path=list(path),
@@ -220,6 +248,10 @@ class WriteNodes(NodeReads, WriteLog):
         self._unindex(inside)
         ids = sa.select(nodes.c.id).where(inside)
         connection = self._session.connection
+        if node.parent_id is not None and node.indexed:
+            entries = connection.execute(sa.select(leaves.c.key, leaves.c.value).where(leaves.c.node_id == node.id))
+            self._leaf_changes.remove(node.parent_id, [(row[0], bytes(row[1])) for row in entries])
+        _kept.forget_parents(self._session, ids)
         connection.execute(sa.delete(leaves).where(leaves.c.node_id.in_(ids)))
         connection.execute(sa.delete(child_counts).where(child_counts.c.node_id.in_(ids)))
         connection.execute(
@@ -228,22 +260,50 @@ class WriteNodes(NodeReads, WriteLog):
             .values(deleted=True, open=False, node_id=None, state=b"", verdict=None)
         )
         series = segments.c.series
-        connection.execute(sa.delete(segments).where(sa.or_(series == text, sa.and_(series >= low, series < high))))
+        columns = bounds_of_columns(text)
+        connection.execute(
+            sa.delete(segments).where(
+                sa.or_(
+                    series == text,
+                    sa.and_(series >= low, series < high),
+                    sa.and_(series >= columns[0], series < columns[1]),
+                )
+            )
+        )
         removed = connection.execute(sa.delete(nodes).where(inside)).rowcount
+        for parent_id in self._leaf_changes.parents:
+            if self.node_by_id(parent_id) is None:
+                self._leaf_changes.drop(parent_id)
         if node.parent_id is not None:
             self._more_children[node.parent_id] -= 1
         self.note_change(node.path, "deleted", {}, run_uid=node.run_uid)
         return removed
 
-    def _count_children(self, node_id: int) -> int:
-        return super()._count_children(node_id) + self._more_children[node_id]
+    def count_children(self, node_id: int) -> int:
+        return super().count_children(node_id) + self._more_children[node_id]
+
+    def node_to_change(self, path: Sequence[str]) -> Node | None:
+        """Return the node at `path`, or None, and keep other writers from it until this transaction ends."""
+        self._session.execute(_LOCK_NODE, {"path": path_text(path)})
+        return self.node(path)
 
     def _existing(self, path: Sequence[str]) -> Node:
-        self._session.execute(_LOCK_NODE, {"path": path_text(path)})
-        node = self.node(path)
+        node = self.node_to_change(path)
         if node is None:
             raise NotFound(f"there is no node at {'/'.join(path)!r}", path=list(path))
         return node
+
+    def _keep_revision(self, old: Node) -> None:
+        row = self._session.one(_LAST_REVISION, {"of": old.id})
+        revision = {
+            "node_id": old.id,
+            "number": 1 + (row[0] or 0 if row else 0),
+            "time_updated": old.time_updated,
+            "specs": specs_text(old.specs),
+            "access_tags": to_json(old.access_tags),
+            "metadata": to_json(old.metadata),
+        }
+        self._session.execute(_NEW_REVISION, revision)
 
     def _create(self, path: Path, wanted: "_Wanted", origin: Origin, run_uid: str | None) -> Node:
         parent = self.node(path[:-1])
@@ -324,6 +384,8 @@ class WriteNodes(NodeReads, WriteLog):
             return
         before = set() if old is None else _leaves.leaves_of(old.metadata, old.family, old.specs, old.access_tags)
         wanted = _leaves.leaves_of(new.metadata, new.family, new.specs, new.access_tags)
+        self._leaf_changes.remove(new.parent_id, before - wanted)
+        self._leaf_changes.add(new.parent_id, new.id, wanted - before)
         where = {"parent_id": new.parent_id, "node_id": new.id}
         self._session.many(_NO_LEAF, [{**where, "key": k, "value": v} for k, v in sorted(before - wanted)])
         self._session.many(_NEW_LEAF, [{**where, "key": k, "value": v} for k, v in sorted(wanted - before)])
@@ -353,11 +415,12 @@ class _Wanted(msgspec.Struct, frozen=True):
     structure: str | None
     external: bytes | None
     access_tags: tuple[str, ...]
+    overlay: str | None
 
     @classmethod
     def of(cls, node: Node) -> "_Wanted":
-        structure = _structure_text(node.structure)
-        return cls(node.family, node.specs, to_json(node.metadata), structure, node.external, node.access_tags)
+        structure, overlay = _structure_text(node.structure), overlay_text(node.overlay)
+        return cls(node.family, node.specs, to_json(node.metadata), structure, node.external, node.access_tags, overlay)
 
     def columns(self) -> dict[str, Any]:
         return {
@@ -367,6 +430,7 @@ class _Wanted(msgspec.Struct, frozen=True):
             "structure": self.structure,
             "external": self.external,
             "access_tags": to_json(self.access_tags),
+            "overlay": self.overlay,
         }
 
     def node(self, **rest: Any) -> Node:
@@ -377,6 +441,7 @@ class _Wanted(msgspec.Struct, frozen=True):
             structure=None if self.structure is None else from_json(self.structure),
             external=self.external,
             access_tags=self.access_tags,
+            overlay=None if self.overlay is None else overlay_of(self.overlay),
             **rest,
         )
 

@@ -16,8 +16,9 @@ HEAD = (
 )
 _LEGEND = """
 p50 to max: microseconds of a call of RunWriter with an event of 20 columns; readable: until it can be read back.
-own max: without what the call waited for a processor; other programs take that, or the hypervisor.
-write: a plain write of the same bytes, made between the events. A call that does nothing took {nothing} µs (p50).
+own max: without what the call waited for a processor, which other programs had. What a hypervisor takes is in it:
+machine: calls of 15 µs that only compute. A worst call that is no longer than theirs is the machine's.
+write: a plain write of the same bytes, made between the events.{nothing}
 stored/s and waiting: documents acknowledged by the service, and those that were not at the end.
 drained: documents acknowledged for each that was made meanwhile. memory: growth of this process."""
 
@@ -38,7 +39,7 @@ def run_bench(options: BenchOptions, as_json: bool) -> None:
         rows.append(row)
         print(json.dumps(_record(row)) if as_json else _line(row), flush=True)
     if not as_json and rows:
-        print(_LEGEND.format(nothing=f"{_fastest(rows):.2f}"))
+        print(_LEGEND.format(nothing=_nothing(rows)))
 
 
 def _machine_in_words() -> str:
@@ -56,8 +57,10 @@ def _line(row: Row) -> str:
     )
 
 
-def _fastest(rows: list[Row]) -> float:
-    return min((row.nothing.p50 for row in rows if row.nothing.calls), default=float("nan"))
+def _nothing(rows: list[Row]) -> str:
+    """Return a sentence on the fastest call there can be; none where it was not measured."""
+    found = [row.nothing.p50 for row in rows if row.nothing.calls]
+    return f" A call that does nothing took {min(found):.2f} µs (p50)." if found else ""
 
 
 def _or_none(value: float, width: int, digits: int = 0) -> str:

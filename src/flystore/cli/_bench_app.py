@@ -20,7 +20,7 @@ On the acquisition host, two minutes:   flystore bench writer
 
 Against the service of the beamline:    flystore bench writer --to https://data.example.org --rate 1000
 
-Five minutes against a slow service:    flystore bench writer -s slow --rate 10000 --seconds 300
+Five minutes against a slow service:    flystore bench writer -s machine -s slow --rate 10000 --seconds 300
 
 Exit status: 0 measured, 2 the command is wrong or something cannot be started.
 """
@@ -35,7 +35,7 @@ def writer(
             "--scenario",
             metavar="NAME",
             show_default=False,
-            help="up, slow, flapping, absent, backlog or readable. Repeat it for more; without it, all.",
+            help="machine, up, slow, flapping, absent, backlog or readable. Repeat it for more; without it, all.",
         ),
     ] = None,
     rates: Annotated[
@@ -58,7 +58,7 @@ def writer(
             metavar="URL",
             show_default=False,
             help="A service that runs already, which gets the measured runs; without it one is started. Only for "
-            "up and readable.",
+            "machine, up and readable.",
         ),
     ] = None,
     api_key: Annotated[

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import re
 import secrets
@@ -10,6 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +19,7 @@ from urllib.parse import quote
 from flystore.embedded import needing_server_parts
 from flystore.model.errors import Misconfigured
 
+from ._heaps import keep_few_heaps
 from ._listen import listener_at
 
 GRACE_SECONDS = 10
@@ -54,11 +57,14 @@ def run_service(options: ServeOptions) -> None:
     _require_key(options.api_key)
     _require_origins(options.origins)
     log_to_stderr(options.verbose)
+    keep_few_heaps()
     with (
         _ending_on_signals() as ending,
         contextlib.suppress(_AskedToEnd),
         listener_at(options.host, options.port) as listener,
         _directory(options) as directory,
+        _without_pandas(),
+        _collecting_later(),
     ):
         _serve(options, directory, listener, ending)
 
@@ -112,6 +118,8 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            gc.freeze()  # a full collection from now on looks at what requests made, and not at all that is loaded
+            gc.enable()
             print(f"flystore is ready at {url}", flush=True)
 
     maps = [PathMap.parse(text) for text in options.maps]
@@ -131,6 +139,36 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
         server = Server(config)
         ending.hand_over_to(server)
         server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Keep Python from looking for garbage during the start: what is loaded stays, and there is ever more of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
+def _without_pandas() -> Iterator[None]:
+    """Have libraries take pandas for not installed: a service makes no data frames.
+
+    PyArrow loads it, 0.4 s and 50 MB, only to see whether a list that it is given is one.
+    """
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not used by a service", name=fullname)
 
 
 def _url(host: str, port: int) -> str:

@@ -41,6 +41,8 @@ class Aligned(NamedTuple):
 
 def takes_of(seq_num: np.ndarray) -> np.ndarray:
     """Return how often each value came before in the array, (n,) int64."""
+    if (seq_num[1:] > seq_num[:-1]).all():  # as nearly always: a tenth of the time of sorting
+        return np.zeros(len(seq_num), np.int64)
     order = np.argsort(seq_num, kind="stable")
     ordered = seq_num[order]
     firsts = np.searchsorted(ordered, ordered, side="left")

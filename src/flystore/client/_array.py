@@ -8,20 +8,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flystore.model.errors import FlystoreError, NotFound, Unsupported
+from flystore.model.errors import FlystoreError, NotFound, TooLarge, Unavailable, Unsupported
 from flystore.model.structures import ArrayStructure
 from flystore.wire import api_path
 
 from ._align import Rows, places_of
 from ._missing import MissingRows, is_marked
 from ._node import Node
-from ._pieces import Piece, Plan, cut, lazy_chunks, plan_read, runs_of
+from ._pieces import Piece, Plan, cut, lazy_chunks, plan_read, rest_of, runs_of
 from ._progress import Progress
 from ._session import Item, Session
 from ._words import human_bytes, human_dtype, human_shape
 
 AT_ONCE = 4
-"""Requests of one read under way together."""
+"""Requests under way together, of reads that cannot be one stretch."""
+
+BREAKS = 5
+"""How often a connection may break within one request, if each time more had come."""
 
 _NO_MAP = frozenset({"not-found", "unsupported", "method-not-allowed", "invalid-request"})
 """Kinds with which services say that nobody announced an array's frames, or that they have no such route."""
@@ -89,8 +92,8 @@ class Array(Node):
 
     @property
     def dims(self) -> tuple[str, ...] | None:
-        """Names of the axes, None where nobody named them."""
-        return self._structure.dims
+        """Names of the axes, None where nobody named them, or not each of them."""
+        return self._structure.axis_names
 
     @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
@@ -203,13 +206,34 @@ class Array(Node):
         pieces = list(cut(box, dtype.itemsize, self.chunks))
         whole = len(pieces) == 1 and shape == self.shape and all(part.step == 1 for part in box)
 
-        def fetch(piece: Piece) -> None:
+        def fetch(piece: Piece, breaks: int = 0) -> None:
             into = target[piece.start * dtype.itemsize : piece.stop * dtype.itemsize]
-            self._fetch(piece, into, whole=whole)
+            try:
+                self._fetch(piece, into, whole=whole and breaks == 0)
+            except (Unavailable, TooLarge) as error:
+                left = self._left_of(piece, error)
+                if not left or breaks == BREAKS:
+                    raise
+                progress.advance((left[0].start - piece.start) * dtype.itemsize)
+                for further in left:
+                    fetch(further, breaks + 1)
+                return
             progress.advance(len(into))
 
-        in_parallel(fetch, pieces)
+        for piece in pieces:
+            fetch(piece)
         return found
+
+    def _left_of(self, piece: Piece, error: FlystoreError) -> list[Piece]:
+        """Return what to ask for after a request failed; nothing if asking makes no sense."""
+        itemsize = self.dtype.itemsize
+        if isinstance(error, TooLarge):
+            limit = error.facts.get("limit")
+            smaller = rest_of(piece, 0, itemsize, self.chunks, most=limit) if isinstance(limit, int) else []
+            return smaller if len(smaller) > 1 else []
+        # The rest of a body that broke off: if the service cannot read it, it then says why.
+        filled = int(error.facts.get("filled", 0))
+        return rest_of(piece, filled // itemsize, itemsize, self.chunks) if filled else []
 
     def _fetch(self, piece: Piece, into: memoryview, *, whole: bool) -> None:
         params: dict[str, str] = {"expected_shape": ",".join(map(str, piece.shape)) or "scalar"}

@@ -1,9 +1,12 @@
 """Columns of a table as numpy arrays."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+
+from flystore.model.late import pa
 
 from ._ragged import dense
 
@@ -35,7 +38,27 @@ def column_values(column: pa.ChunkedArray, item_shape: tuple[int, ...] = ()) -> 
         return np.asarray(texts, dtype=np.str_)
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
+    if column.num_chunks == 1 and not column.null_count and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return np.asarray(_Values(column.chunk(0)))
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+class _Values:
+    """Numbers of an Arrow array as numpy takes them over: the same memory, which is kept as long as they are.
+
+    They may be written to, as Arrow's own view may not: nobody but the caller has the bytes that came.
+    """
+
+    def __init__(self, numbers: pa.Array) -> None:
+        dtype = np.dtype(numbers.type.to_pandas_dtype())
+        values = numbers.buffers()[1]
+        self._kept = values
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": (len(numbers),),
+            "typestr": dtype.str,
+            "data": (values.address + numbers.offset * dtype.itemsize if len(numbers) else 0, False),
+        }
 
 
 def _stacked(column: pa.ChunkedArray, item_shape: tuple[int, ...]) -> np.ndarray:

@@ -14,11 +14,17 @@ import numpy as np
 from flystore.model.errors import InvalidRequest, OutOfBounds
 from flystore.model.slices import Selection, format_slice, normalise
 
-MOST_BYTES = 100 << 20
+MOST_BYTES = 256 << 20
 """Of one request; services refuse much more."""
 
-WANTED_BYTES = 32 << 20
-"""Of one request where the read is larger: enough to hide its cost, small enough to go in parallel."""
+WANTED_BYTES = 256 << 20
+"""Of one request where the read is larger: as few requests as services allow, each read straight to its place."""
+
+RESUMED_BYTES = 32 << 20
+"""Of one request for the rest of a body that broke off: what is wrong with it is told sooner."""
+
+LAZY_BYTES = 32 << 20
+"""Of a chunk of a lazy array into which neighbours are joined."""
 
 
 class Plan(NamedTuple):
@@ -203,6 +209,25 @@ def cut(
             at += length * row
 
 
+def rest_of(
+    piece: Piece, items: int, itemsize: int, chunks: Sequence[Sequence[int]] = (), *, most: int = RESUMED_BYTES
+) -> list[Piece]:
+    """Return pieces of `most` bytes for what is left of one whose first `items` are there; whole entries count."""
+    axis = next((axis for axis, n in enumerate(piece.shape) if n > 1), None)
+    if axis is None:
+        return [piece]
+    row = math.prod(piece.shape[axis + 1 :])
+    done = items // row
+    part = piece.selection[axis]
+    left = slice(part.start + done * part.step, part.stop, part.step)
+    box = (*piece.selection[:axis], left, *piece.selection[axis + 1 :])
+    first = piece.start + done * row
+    return [
+        further._replace(start=further.start + first, stop=further.stop + first)
+        for further in cut(box, itemsize, chunks, wanted=most, most=most)
+    ]
+
+
 def _lengths(part: slice, count: int, row_bytes: int, chunks: Sequence[int], wanted: int, most: int) -> Iterator[int]:
     """Yield how many entries of an axis each piece takes."""
     ends = np.cumsum(chunks) if len(chunks) else np.zeros(0, np.int64)
@@ -238,7 +263,7 @@ def runs_of(rows: np.ndarray) -> list[tuple[int, int]]:
 
 
 def lazy_chunks(
-    chunks: Sequence[Sequence[int]], itemsize: int, wanted: int = WANTED_BYTES
+    chunks: Sequence[Sequence[int]], itemsize: int, wanted: int = LAZY_BYTES
 ) -> tuple[tuple[int, ...], ...]:
     """Return chunks for a lazy array: neighbours along the first axis joined up to `wanted` bytes."""
     if not chunks:

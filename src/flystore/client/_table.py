@@ -1,13 +1,15 @@
 """Tables: columns of slow data, read as pandas or Arrow."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
-import pyarrow as pa
 
 from flystore.model.errors import NotFound, Unavailable, Unsupported
+from flystore.model.late import pa
 from flystore.model.structures import TableStructure
 from flystore.wire import api_path
 
@@ -29,7 +31,7 @@ class Table(Node):
         super().__init__(session, item)
         self._structure = TableStructure.from_wire(item.structure)
 
-    def refresh(self) -> "Table":
+    def refresh(self) -> Table:
         """Ask the service for the table's present columns, and return the table."""
         super().refresh()
         self._structure = TableStructure.from_wire(self._item.structure)

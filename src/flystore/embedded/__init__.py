@@ -5,7 +5,19 @@ what works here works over HTTP and the other way round. The directory is one th
 be started with, before or after.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._parts import needing_server_parts
-from ._store import open_store
+
+if TYPE_CHECKING:
+    from ._store import open_store
 
 __all__ = ["needing_server_parts", "open_store"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "open_store":  # not before it is used: a service has no use of the client
+        from ._store import open_store
+
+        return open_store
+    raise AttributeError(f"module 'flystore.embedded' has no attribute {name!r}")

@@ -4,14 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
-from flystore.model.errors import FlystoreError
 from flystore.service import Service
 
 from . import (
@@ -28,10 +26,10 @@ from . import (
     routes_zarr,
 )
 from .access import Access
-from .caching import Validate, by_version
-from .compression import Compress, Endpoint, as_it_is
-from .failures import on_flystore_error, on_http_exception
-from .middleware import Stamp
+from .caching import by_version
+from .compression import Endpoint, as_it_is
+from .dispatch import Dispatch
+from .middleware import Answering
 from .negotiation import json_response
 
 API = "/api/v1"
@@ -51,39 +49,31 @@ def build_app(service: Service, access: Access, *, allow_origins: Sequence[str] 
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
 
-    app = Starlette(
-        routes=_routes(),
-        middleware=[
-            Middleware(Stamp),
-            *_sharing(allow_origins),
-            Middleware(Compress, least_bytes=service.limits.compress_bytes),
-            Middleware(Validate),
-        ],
-        exception_handlers={
-            FlystoreError: on_flystore_error,
-            HTTPException: on_http_exception,
-        },
-        lifespan=lifespan,
-    )
+    app = _Application(routes=_routes(), lifespan=lifespan)
     app.state.service = service
     app.state.access = access
     app.state.limits = service.limits
+    app.state.origins = list(allow_origins)
     return app
 
 
-def _sharing(origins: Sequence[str]) -> list[Middleware]:
-    if not origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=list(origins),
-            allow_credentials=True,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=["X-Tiled-Request-ID"],
-        )
-    ]
+class _Application(Starlette):
+    """Routes behind one layer, and behind another one if pages of other origins may ask."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = Answering(Dispatch(self.router), self.state.limits.compress_bytes)
+        return _sharing(app, self.state.origins) if self.state.origins else app
+
+
+def _sharing(app: ASGIApp, origins: list[str]) -> ASGIApp:
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_credentials=True,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["X-Tiled-Request-ID"],
+    )
 
 
 def _routes() -> list[BaseRoute]:

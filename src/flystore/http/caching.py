@@ -6,13 +6,15 @@ that of the stock client take an answer without a validator for good.
 """
 
 import hashlib
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope
 
+from flystore.catalog import NotAtOnce
 from flystore.model.errors import FlystoreError
 from flystore.service import Service
 
@@ -20,12 +22,16 @@ from .compression import ITEMSIZE, Endpoint
 from .negotiation import JSON, MSGPACK
 from .resources import path_of
 
+_RECORDS = (JSON.encode(), MSGPACK.encode())
 _SMALL_BYTES = 64 << 10
 
 
 def knows(headers: Headers, tag: str) -> bool:
     """Return whether the caller says that it has what `tag` stands for; quotes and ``W/`` make no difference."""
-    known = headers.get("if-none-match", "")
+    return _names(headers.get("if-none-match", ""), tag)
+
+
+def _names(known: str, tag: str) -> bool:
     return any(name.strip().removeprefix("W/").strip('"') == tag for name in known.split(","))
 
 
@@ -43,8 +49,12 @@ def by_version(endpoint: Endpoint, *scopes: str) -> Endpoint:
             return await endpoint(request)
         request.app.state.access.require(request, *scopes)
         service: Service = request.app.state.service
+        path = path_of(request)
         try:
-            version = await run_in_threadpool(service.versions.of, path_of(request))
+            try:
+                version = service.versions.at_once(path)
+            except NotAtOnce:
+                version = await run_in_threadpool(service.versions.of, path)
         except FlystoreError:
             return await endpoint(request)  # knows better what to say
         if version.itemsize:
@@ -68,7 +78,7 @@ def _data_tag(request: Request, mark: bytes) -> str:
     return _digest(mark, request.scope["path"].encode(), request.scope["query_string"], accept)
 
 
-def _digest(*parts: bytes) -> str:
+def _digest(*parts: Any) -> str:
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         found.update(b"%d:" % len(part))
@@ -76,65 +86,37 @@ def _digest(*parts: bytes) -> str:
     return found.hexdigest()
 
 
-class Validate:
-    """Gives records an ETag of their content, and forbids to keep what has none; pure ASGI, around all routes."""
+async def validate(scope: Scope, known: bytes, start: Message, body: Any, more: bool) -> bool:
+    """Give a record an ETag of its content, and forbid to keep what has none; return whether the caller has it.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    Then `start` is the head of an answer that says so, and has no body.
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
-            await self.app(scope, receive, send)
-            return
-        start: Message | None = None
-
-        async def validated(message: Message) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if "etag" in headers or message["status"] == 304:
-                    await send(message)
-                elif _is_record(message["status"], headers):
-                    start = message
-                else:
-                    _forbid_keeping(headers)
-                    await send(message)
-                return
-            if start is not None:
-                begun, start = start, None
-                if await _tagged(Headers(scope=scope), begun, message):
-                    _as_known(begun)
-                    message = {"type": "http.response.body", "body": b"", "more_body": False}
-                await send(begun)
-            await send(message)
-
-        await self.app(scope, receive, validated)
-
-
-def _is_record(status: int, headers: Headers) -> bool:
-    may_be_kept = "no-store" not in headers.get("cache-control", "")
-    return status == 200 and may_be_kept and headers.get("content-type") in (JSON, MSGPACK)
-
-
-async def _tagged(asked: Headers, start: Message, message: Message) -> bool:
-    """Put a validator on an answer that begins with `message`; return whether the caller has that answer."""
-    headers = MutableHeaders(scope=start)
-    if message.get("more_body", False):
-        _forbid_keeping(headers)
+    Parameters
+    ----------
+    known : bytes
+        The request's If-None-Match header; empty if there is none.
+    start : Message
+        The head of the answer; its headers are changed.
+    body : bytes-like
+        Its first part; all of it unless there is `more`.
+    """
+    if scope["method"] not in ("GET", "HEAD"):
         return False
-    parts = (headers["content-type"].encode(), message.get("body", b""))
-    small = len(parts[1]) <= _SMALL_BYTES
-    headers["etag"] = tag = _digest(*parts) if small else await run_in_threadpool(_digest, *parts)
-    return knows(asked, tag)
-
-
-def _forbid_keeping(headers: MutableHeaders) -> None:
-    if "cache-control" not in headers and "expires" not in headers:
-        headers["cache-control"] = "no-store"
-
-
-def _as_known(start: Message) -> None:
+    headers: list[tuple[bytes, bytes]] = start["headers"]
+    found = dict(headers)
+    if b"etag" in found or start["status"] == 304:
+        return False
+    media_type = found.get(b"content-type", b"")
+    may_be_kept = b"no-store" not in found.get(b"cache-control", b"")
+    if more or start["status"] != 200 or not may_be_kept or media_type not in _RECORDS:
+        if b"cache-control" not in found and b"expires" not in found:
+            headers.append((b"cache-control", b"no-store"))
+        return False
+    small = len(body) <= _SMALL_BYTES
+    tag = _digest(media_type, body) if small else await run_in_threadpool(_digest, media_type, body)
+    headers.append((b"etag", tag.encode()))
+    if not known or not _names(known.decode("latin-1"), tag):
+        return False
     start["status"] = 304
-    headers = MutableHeaders(scope=start)
-    for name in ("content-type", "content-length"):
-        del headers[name]
+    start["headers"] = [each for each in headers if each[0] not in (b"content-type", b"content-length")]
+    return True

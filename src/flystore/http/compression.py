@@ -7,24 +7,29 @@ stream of zstd or gzip; blosc2 has no streams, and a body is as many of its fram
 
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import zstandard
-from numcodecs import blosc
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
+
+from flystore.model.late import late
+
+blosc = late("numcodecs.blosc")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 ITEMSIZE = "flystore.itemsize"
 """Key in a request's scope under which a route may leave the bytes of an item of its body, for those that shuffle."""
 
-_AS_IT_IS = "flystore.as_it_is"
+AS_IT_IS = "flystore.as_it_is"
+"""Key in a request's scope that says that its answer is not to be encoded."""
 
 _PIECE_BYTES = 1 << 20
 _GATHER_BYTES = 64 << 10
@@ -50,12 +55,15 @@ _CODINGS = {
 }
 """Codings by media type, best first. What is not here is compressed already, or has no bytes to spare."""
 
+_FIXED = frozenset({b"content-encoding", b"content-range", b"accept-ranges"})
+"""Headers of bodies that are encoded, or whose bytes are counted."""
+
 
 def as_it_is(endpoint: Endpoint) -> Endpoint:
     """Return a route whose bodies are never compressed, because what they are made of is."""
 
     async def answer(request: Request) -> Response:
-        request.scope[_AS_IT_IS] = True
+        request.scope[AS_IT_IS] = True
         return await endpoint(request)
 
     return answer
@@ -146,6 +154,10 @@ def _weight(text: str) -> float:
     return weight if weight <= 1 else 0.0
 
 
+NO_CODING = Choice(None)
+
+
+@lru_cache(maxsize=64)
 def choose_coding(header: str, media_type: str) -> Choice:
     """Return the coding of an answer of `media_type`: of those the caller likes best, the best for the type."""
     weights = accepted(header)
@@ -155,62 +167,39 @@ def choose_coding(header: str, media_type: str) -> Choice:
     liked = [(weights.get(name, others), name) for name in possible]
     best = max((weight for weight, _ in liked), default=0.0)
     if best <= 0 or best < weights.get("identity", 0.0):
-        return Choice(None)
+        return NO_CODING
     return Choice(next(name for weight, name in liked if weight == best), required)
 
 
-class Compress:
-    """Compresses bodies for callers that take it; pure ASGI, in front of all routes."""
+class Compressed:
+    """One answer on its way out, encoded if that is worth it; its head is kept back until that is known.
 
-    def __init__(self, app: ASGIApp, least_bytes: int = 1000) -> None:
-        self.app = app
+    Parameters
+    ----------
+    choice : Choice
+        With a name.
+    start : Message
+        The head; its headers are changed.
+    send : callable
+        Takes what is to go out.
+    """
+
+    def __init__(
+        self, choice: Choice, media_type: str, itemsize: int, least_bytes: int, start: Message, send: Send
+    ) -> None:
+        self._choice = choice
+        self._media_type = media_type
+        self._itemsize = itemsize
         self._least_bytes = least_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "HEAD" or not self._least_bytes:
-            await self.app(scope, receive, send)
-            return
-        await self.app(scope, receive, _Answer(scope, send, self._least_bytes).take)
-
-
-class _Answer:
-    """One answer on its way out. Its head is kept back until it is known what becomes of the body."""
-
-    def __init__(self, scope: Scope, send: Send, least_bytes: int) -> None:
-        self._scope = scope
+        self._start = start
         self._send = send
-        self._least_bytes = least_bytes
-        self._start: Message | None = None
-        self._choice = Choice(None)
-        self._media_type = ""
         self._encoder: _Encoder | None = None
         self._decided = False
         self._gathered: list[Any] = []
         self._gathered_bytes = 0
 
-    async def take(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            await self._begin(message)
-        elif message["type"] == "http.response.body" and self._start is not None:
-            await self._body(message.get("body", b""), message.get("more_body", False))
-        else:
-            await self._send(message)
-
-    async def _begin(self, start: Message) -> None:
-        headers = MutableHeaders(scope=start)
-        self._media_type = headers.get("content-type", "").split(";")[0].strip().lower()
-        may_change = _may_change(start["status"], headers) and _AS_IT_IS not in self._scope
-        if start["status"] == 304 or (may_change and self._media_type in _CODINGS):
-            headers.add_vary_header("Accept-Encoding")
-        if may_change:
-            asked = Headers(scope=self._scope).get("accept-encoding", "")
-            self._choice = choose_coding(asked, self._media_type)
-        if self._choice.name is None:
-            await self._send(start)
-        else:
-            self._start = start
-
-    async def _body(self, body: Any, more: bool) -> None:
+    async def body(self, body: Any, more: bool) -> None:
+        """Take a part of the body, and whether others follow."""
         if self._decided and self._encoder is None:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
             return
@@ -233,14 +222,13 @@ class _Answer:
     async def _decide(self, piece: memoryview, *, last: bool) -> None:
         """Send the head and the first piece, encoded if that is worth it."""
         start, required = self._start, self._choice.required
-        assert start is not None
         assert self._choice.name is not None
         self._decided = True
         if len(piece) < self._least_bytes and not required:
             await self._send(start)
             await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
             return
-        encoder = _ENCODERS[self._choice.name](self._media_type, self._scope.get(ITEMSIZE, _USUAL_ITEM))
+        encoder = _ENCODERS[self._choice.name](self._media_type, self._itemsize)
         began = time.perf_counter()
         encoded = await run_in_threadpool(_encoded, encoder, piece, last)
         took = (time.perf_counter() - began) * 1e3
@@ -264,11 +252,59 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
 
-def _may_change(status: int, headers: Headers) -> bool:
+def compressed(
+    scope: Scope, asked: bytes, least_bytes: int, start: Message, send: Send, *, near: bool = False
+) -> Compressed | None:
+    """Return what encodes the answer that begins with `start`; None if it goes as it is.
+
+    The head says afterwards what caches must know, whichever it is.
+
+    Parameters
+    ----------
+    asked : bytes
+        The request's Accept-Encoding header; empty if there is none.
+    least_bytes : int
+        0: nothing is encoded.
+    near : bool
+        The client takes bytes faster than they are encoded: arrays and tables go as they are, if it takes them so.
+    """
+    if scope["method"] == "HEAD" or not least_bytes:
+        return None
+    status, headers = start["status"], start["headers"]
+    found = dict(headers)
+    named = found.get(b"content-type", b"").decode("latin-1").split(";")[0].strip().lower()
+    may_change = _may_change(status, found) and AS_IT_IS not in scope
+    if status == 304 or (may_change and named in _CODINGS):
+        add_to_vary(start, found, b"Accept-Encoding")
+    if not may_change:
+        return None
+    choice = choose_coding(asked.decode("latin-1"), named) if asked else NO_CODING
+    if choice.name is None or (near and not choice.required and _CODINGS.get(named) == _BINARY):
+        return None
+    return Compressed(choice, named, scope.get(ITEMSIZE, _USUAL_ITEM), least_bytes, start, send)
+
+
+def add_to_vary(start: Message, found: Mapping[bytes, bytes], name: bytes) -> None:
+    """Tell caches that the answer also depends on the request's header `name`.
+
+    Parameters
+    ----------
+    found : mapping
+        The answer's headers by name, in small letters.
+    """
+    before = found.get(b"vary")
+    if before is None:
+        start["headers"].append((b"vary", name))
+    elif name.lower() not in (each.strip() for each in before.lower().split(b",")):
+        others = [each for each in start["headers"] if each[0] != b"vary"]
+        start["headers"] = [*others, (b"vary", before + b", " + name)]
+
+
+def _may_change(status: int, headers: Mapping[bytes, bytes]) -> bool:
     """Return whether a body may be encoded: it is there, is not, and nobody counts its bytes."""
     if status < 200 or status in (204, 206, 304):
         return False
-    return not any(name in headers for name in ("content-encoding", "content-range", "accept-ranges"))
+    return headers.keys().isdisjoint(_FIXED)
 
 
 def _pieces(view: memoryview) -> Iterator[memoryview]:

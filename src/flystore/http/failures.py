@@ -72,14 +72,17 @@ def answer(error: FlystoreError, root: str | None = None) -> Response:
     return json_response(content, status, headers)
 
 
-async def on_flystore_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, FlystoreError)
-    return answer(error, base_url(request))
+def on_exception(request: Request, error: Exception) -> Response:
+    """Return the answer to a request that raised `error`, whatever it is."""
+    if isinstance(error, FlystoreError):
+        return answer(error, base_url(request))
+    if isinstance(error, HTTPException):
+        return _refused(request, error)
+    return _unexpected(request, error)
 
 
-async def on_http_exception(request: Request, error: Exception) -> Response:
+def _refused(request: Request, error: HTTPException) -> Response:
     """Answer what the router itself refuses: unknown route, wrong method."""
-    assert isinstance(error, HTTPException)
     kind = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "invalid-request")
     message = error.detail
     if error.status_code == 404:
@@ -88,7 +91,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     return json_response(content, error.status_code, dict(error.headers or {}))
 
 
-def on_unexpected(request: Request, error: Exception) -> Response:
+def _unexpected(request: Request, error: Exception) -> Response:
     """Answer a defect of ours: details go to the log under an id that the caller can quote."""
     reference = request.scope.get("flystore.request_id") or secrets.token_hex(8)
     log.error("request %s: %s %s failed", reference, request.method, request.url.path, exc_info=error)

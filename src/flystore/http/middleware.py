@@ -1,14 +1,15 @@
-"""What every answer carries, those to our own defects too: request id, timing, a cookie (protocol 1.3).
+"""What every answer carries, those to our own defects too: request id, timing, a cookie (protocol 1.3), a validator.
 
-And what every request gets: an account of the memory it takes, and a body that must not keep it waiting.
+And what every request gets: an account of the memory it takes, and a body that must not keep it waiting. All of it is
+done in one place, once a head, because each layer around an application costs every request.
 """
 
 import asyncio
 import re
 import secrets
 import time
+from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,55 +17,138 @@ from flystore.model.errors import InvalidRequest
 from flystore.service import Limits
 
 from .access import KEY_TO_KEEP
-from .failures import on_unexpected
+from .caching import validate
+from .compression import Compressed, add_to_vary, compressed
+from .failures import on_exception
+from .links import Links
 
 _COOKIE = "HttpOnly; Path=/; SameSite=lax"
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")
 
 
-class Stamp:
-    """Pure ASGI, so that bodies pass through untouched."""
+class Answering:
+    """Around all routes: validates, compresses and stamps their answers. Pure ASGI: bodies pass through untouched.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Parameters
+    ----------
+    least_bytes : int
+        Shorter answers are not compressed; 0: none is.
+    """
+
+    def __init__(self, app: ASGIApp, least_bytes: int = 0) -> None:
         self.app = app
+        self._least_bytes = least_bytes
+        self._links = Links()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
-        scope["flystore.request_id"] = request_id = secrets.token_hex(8)
-        cookie = b"".join(value for name, value in scope["headers"] if name == b"cookie")
-
-        begun = False
-
-        async def stamped(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                headers = MutableHeaders(scope=message)
-                headers["x-tiled-request-id"] = request_id
-                phases = [*headers.getlist("server-timing"), f"app;dur={(time.perf_counter() - started) * 1e3:.1f}"]
-                headers["server-timing"] = ", ".join(phases)
-                headers.add_vary_header("Origin")
-                if b"tiled_csrf=" not in cookie:
-                    headers.append("set-cookie", f"tiled_csrf={secrets.token_urlsafe(24)}; {_COOKIE}")
-                key = scope.get(KEY_TO_KEEP, "")
-                if _COOKIE_VALUE.fullmatch(key) and f"tiled_api_key={key}".encode() not in cookie:
-                    headers.append("set-cookie", f"tiled_api_key={key}; {_COOKIE}")
-            await send(message)
-
         service = scope["app"].state.service
+        answer = Outgoing(scope, self._links.timed(scope, send), self._least_bytes, self._links)
         in_time = _InTime(receive, service.limits)
         try:
             with service.budget.account() as scope["flystore.account"]:
-                await self.app(scope, in_time.receive, stamped)
+                await self.app(scope, in_time.receive, answer.take)
         except Exception as error:
-            # Answered here and not by Starlette's outermost layer, which raises it again: the server would then
-            # close a connection that clients have in their pool, and their next request would be reset.
-            if begun:
+            # Also a defect is answered: the server would close a connection that clients have in their pool, and
+            # their next request would be reset.
+            if answer.begun:
                 raise
-            await on_unexpected(Request(scope), error)(scope, receive, stamped)
+            await on_exception(Request(scope), error)(scope, receive, answer.take)
+            error.__traceback__ = None  # an error that is raised again and again would keep all its frames
+
+
+class Outgoing:
+    """One answer on its way out. Its head waits for the first part of its body, which tells what to say.
+
+    Attributes
+    ----------
+    begun : bool
+        Whether anything was sent.
+    """
+
+    def __init__(self, scope: Scope, send: Send, least_bytes: int, links: Links) -> None:
+        self.begun = False
+        self._links = links
+        self._started = time.perf_counter()
+        self._scope = scope
+        self._send = send
+        self._least_bytes = least_bytes
+        self._start: Message | None = None
+        self._compressed: Compressed | None = None
+        scope["flystore.request_id"] = self._request_id = secrets.token_hex(8)
+
+    async def take(self, message: Message) -> None:
+        """Take a message of the application."""
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        if message["type"] == "http.response.body":
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if self._compressed is not None:
+                await self._compressed.body(body, more)
+                return
+            if self._start is not None:
+                await self._begin(body, more)
+                return
+        await self._send(message)
+
+    async def _begin(self, body: Any, more: bool) -> None:
+        """Send the head and the first part of the body."""
+        start, self._start = self._start, None
+        assert start is not None
+        start["headers"] = list(start["headers"])
+        asked = _Asked(self._scope)
+        if await validate(self._scope, asked.known, start, body, more):
+            body = b""
+        near = bool(asked.codings) and self._links.is_fast(self._scope)
+        encoded = compressed(self._scope, asked.codings, self._least_bytes, start, self._stamped, near=near)
+        if encoded is not None:
+            self._compressed = encoded
+            await encoded.body(body, more)
+            return
+        self._stamp(start, asked.cookie)
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _stamped(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._stamp(message, _Asked(self._scope).cookie)
+        await self._send(message)
+
+    def _stamp(self, start: Message, cookie: bytes) -> None:
+        self.begun = True
+        took = f"app;dur={(time.perf_counter() - self._started) * 1e3:.1f}".encode()
+        found = dict(start["headers"])
+        add_to_vary(start, found, b"Origin")
+        headers: list[tuple[bytes, bytes]] = start["headers"]
+        if b"server-timing" in found:
+            took = b", ".join([*(value for name, value in headers if name == b"server-timing"), took])
+            headers = start["headers"] = [each for each in headers if each[0] != b"server-timing"]
+        headers.append((b"x-tiled-request-id", self._request_id.encode()))
+        headers.append((b"server-timing", took))
+        if b"tiled_csrf=" not in cookie:
+            headers.append((b"set-cookie", f"tiled_csrf={secrets.token_urlsafe(24)}; {_COOKIE}".encode()))
+        key = self._scope.get(KEY_TO_KEEP)
+        if key and _COOKIE_VALUE.fullmatch(key) and f"tiled_api_key={key}".encode() not in cookie:
+            headers.append((b"set-cookie", f"tiled_api_key={key}; {_COOKIE}".encode()))
+
+
+class _Asked:
+    """The headers of a request on which its answer's head depends; empty where there are none."""
+
+    __slots__ = ("codings", "cookie", "known")
+
+    def __init__(self, scope: Scope) -> None:
+        self.codings = self.cookie = self.known = b""
+        for name, value in scope["headers"]:
+            if name == b"accept-encoding":
+                self.codings = self.codings or value
+            elif name == b"if-none-match":
+                self.known = self.known or value
+            elif name == b"cookie":
+                self.cookie += value
 
 
 class _InTime:

@@ -1,7 +1,10 @@
 """Resource objects and links, with exactly the keys of the protocol's sections 2.2 and 2.5."""
 
+from __future__ import annotations
+
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -10,7 +13,8 @@ from flystore.model.errors import InvalidRequest
 from flystore.model.structures import DataSource, Family
 from flystore.service import Entry
 
-from .selection import Selection
+if TYPE_CHECKING:
+    from .selection import Selection
 
 FIELDS = frozenset(
     {
@@ -27,10 +31,17 @@ FIELDS = frozenset(
 )
 EVERYTHING = FIELDS - {""}
 
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
+"""What needs no look at the whole URL to be told from its other parts."""
+
 
 def base_url(request: Request) -> str:
     """Return the absolute URL of the API as this caller reaches it, without a trailing slash."""
-    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}/api/v1"
+    scope = request.scope
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+    if not _HOST.fullmatch(host):
+        host = request.url.netloc
+    return f"{scope.get('scheme', 'http')}://{host}{scope.get('root_path', '')}/api/v1"
 
 
 def segments_of(path: str) -> tuple[str, ...]:
@@ -120,11 +131,16 @@ class Rendering:
         self.with_sources = _flag(query.get("include_data_sources")) or "data_sources" in query.getlist("fields")
         expression = query.get("select_metadata")
         steps = request.app.state.limits.selection_steps
-        self.select = None if expression is None else Selection(expression, steps)
+        self.select = None if expression is None else _selection(expression, steps)
 
     @property
     def keys_only(self) -> bool:
         return self.fields == {""}
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a resource takes no longer than its node is large: it has no list of files, nothing is evaluated."""
+        return not self.with_sources and self.select is None
 
     def resource(
         self,
@@ -174,6 +190,12 @@ class Rendering:
             "links": links(self.base, entry.path, entry.family, entry.structure) if self.with_links else None,
             "meta": None,
         }
+
+
+def _selection(expression: str, most_steps: int) -> Selection:
+    from .selection import Selection  # here, because few ask for it and JMESPath takes its time to load
+
+    return Selection(expression, most_steps)
 
 
 _NOTHING: dict[str, Any] = dict.fromkeys(

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from flystore.catalog import Snapshot
+from flystore.catalog import NotAtOnce, Snapshot
 from flystore.model.errors import InvalidRequest
 from flystore.model.queries import Lookup
 from flystore.model.structures import Family
@@ -78,14 +78,22 @@ async def metadata(request: Request) -> Response:
     depth = integer(request, "max_depth", INLINED_DEPTH, most=5) or 0
     with_root = flag(request, "root_path", False)
 
+    path = path_of(request)
+
     def work() -> Any:
         with service.browse.moment() as moment:
-            found = service.browse.find(path_of(request), moment)
+            found = service.browse.find(path, moment)
             if isinstance(found, Entry) and found.file is None:
                 return _resource(service, rendering, found, moment)
         return _inside(service, rendering, service.browse.inside.read(found, depth), depth)
 
-    data = await run_in_threadpool(work)
+    try:
+        if not rendering.is_short:
+            raise NotAtOnce
+        with service.browse.glance() as glance:
+            data = _resource(service, rendering, service.browse.at_once(path, glance), glance)
+    except NotAtOnce:
+        data = await run_in_threadpool(work)
     meta = {"root_path": request.scope.get("root_path", "") + "/api"} if with_root else {}
     return record(request, {"data": data, "error": None, "links": None, "meta": meta})
 

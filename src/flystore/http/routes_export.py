@@ -12,10 +12,11 @@ from flystore.model.structures import Family
 from flystore.service import Service
 from flystore.service.export import ARROW, JSON_SEQ, OCTETS, REGISTRY
 
-from .formats import asked_formats, attachment, choose, choose_or_missing, exported
-from .negotiation import BytesResponse, read_json
+from .formats import asked_formats, choose, choose_or_missing, exported
+from .negotiation import read_json
 from .parameters import integers, needed_integer
 from .resources import path_of
+from .sending import in_turn, octets
 
 
 def expected_shape(request: Request) -> tuple[int, ...] | None:
@@ -34,8 +35,7 @@ async def array_full(request: Request) -> Response:
     choice = await choose_or_missing(request, "array", lambda: service.exports.names(path, Family.ARRAY))
     if choice.format.media_type != OCTETS:
         return await exported(request, choice, lambda: service.exports.array(path, wanted, expected_shape=expected))
-    data = await run_in_threadpool(service.arrays.read, path, wanted, expected_shape=expected)
-    return BytesResponse(data, choice.media_type, attachment(request))
+    return await octets(request, lambda: service.arrays.body(path, wanted, expected_shape=expected))
 
 
 async def array_block(request: Request) -> Response:
@@ -52,8 +52,7 @@ async def array_block(request: Request) -> Response:
         return await exported(
             request, choice, lambda: service.exports.array(path, wanted, block=block, expected_shape=expected)
         )
-    data = await run_in_threadpool(service.arrays.read_block, path, block, wanted, expected_shape=expected)
-    return BytesResponse(data, choice.media_type, attachment(request))
+    return await octets(request, lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected))
 
 
 async def asked_names(request: Request, *parameters: str) -> list[str] | None:
@@ -89,8 +88,9 @@ async def _table(request: Request, partition: int | None) -> Response:
     columns = await asked_names(request, "column", "field")
     choice = await choose_or_missing(request, "table", lambda: service.exports.names(path, Family.TABLE))
     if partition is not None and choice.format.media_type == ARROW:
-        body = await run_in_threadpool(service.tables.arrow_file, path, columns, partition=partition)
-        return BytesResponse(body, choice.media_type, attachment(request))
+        return await in_turn(
+            request, lambda: service.tables.arrow(path, columns, partition=partition), choice.media_type
+        )
     return await exported(request, choice, lambda: service.exports.table(path, columns, partition=partition))
 
 

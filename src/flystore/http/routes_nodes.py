@@ -80,8 +80,9 @@ async def put_metadata(request: Request) -> Response:
     tags = None if content.get("access_tags") is None else tags_from_wire(content["access_tags"])
     path = path_of(request)
     keep = not flag(request, "drop_revision", False)
-    await run_in_threadpool(service.nodes.replace_metadata, path, metadata, specs, tags, keep_revision=keep)
-    return record(request, {"id": path[-1] if path else ""})
+    stored = await run_in_threadpool(service.nodes.replace_metadata, path, metadata, specs, tags, keep_revision=keep)
+    answer = {"id": path[-1] if path else ""}
+    return record(request, answer if stored is None else {**answer, "metadata": stored})
 
 
 async def delete(request: Request) -> Response:

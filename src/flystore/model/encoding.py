@@ -32,6 +32,8 @@ built-in. A value that no rule covers is kept as its type's name and repr, never
 value must not stop an acquisition.
 """
 
+from __future__ import annotations
+
 import datetime
 import math
 import re

@@ -5,18 +5,20 @@ A structure says family, shape, dtype and chunking; it never says where bytes ar
 the keys of protocol section 2.3, `from_wire` reads them and raises `InvalidRequest` on nonsense.
 """
 
+from __future__ import annotations
+
 import base64
 import math
 import operator
 import re
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from .errors import InvalidRequest
+from .late import pa
 
 
 class Family(StrEnum):
@@ -80,6 +82,17 @@ def _length(number: Any) -> int:
     return length
 
 
+_Lengths = tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+
+
+def _lengths(numbers: Any) -> tuple[int, ...]:
+    """Return many lengths, each as `_length` takes it; a frame a chunk makes thousands."""
+    try:
+        return msgspec.convert(numbers, _Lengths)
+    except msgspec.ValidationError:
+        return tuple(_length(number) for number in numbers)
+
+
 def dtype_from_wire(wire: Any) -> np.dtype:
     """Return the numpy dtype of a wire dtype; fields are packed in order.
 
@@ -120,7 +133,8 @@ class ArrayStructure(msgspec.Struct, frozen=True):
     chunks : tuple of tuple of int
         Every chunk length per axis; each sums to the axis' length. A zero-length axis is ``(0,)``.
     dims : tuple of str or None
-        One name per axis; None when nobody named them.
+        Names of the axes as they were announced; None when nobody named them. Writers announce files with too many
+        or too few names: `axis_names` says which can be used.
     """
 
     dtype: Any
@@ -154,6 +168,11 @@ class ArrayStructure(msgspec.Struct, frozen=True):
         """Size of the whole array in bytes, decoded."""
         return math.prod(self.shape) * self.numpy_dtype.itemsize
 
+    @property
+    def axis_names(self) -> tuple[str, ...] | None:
+        """One name per axis; None when nobody named them, or with more or fewer names than there are axes."""
+        return self.dims if self.dims is not None and len(self.dims) == len(self.shape) else None
+
     def to_wire(self) -> dict[str, Any]:
         return {
             "data_type": dtype_to_wire(self.numpy_dtype),
@@ -166,16 +185,14 @@ class ArrayStructure(msgspec.Struct, frozen=True):
     @classmethod
     def from_wire(cls, wire: Any) -> Self:
         try:
-            shape = tuple(_length(n) for n in wire["shape"])
-            chunks = tuple(tuple(_length(n) for n in axis) for axis in wire["chunks"])
+            shape = _lengths(wire["shape"])
+            chunks = tuple(_lengths(axis) for axis in wire["chunks"])
             dims = None if wire.get("dims") is None else _names(wire["dims"])
             dtype = dtype_from_wire(wire["data_type"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRequest(f"this is not an array structure: {error!r}") from error
         if tuple(sum(axis) for axis in chunks) != shape:
             raise InvalidRequest(f"chunks {chunks} do not add up to the shape {shape}")
-        if dims is not None and len(dims) != len(shape):
-            raise InvalidRequest(f"{len(dims)} dimension names for {len(shape)} axes")
         return cls.of(dtype, shape, chunks, dims)
 
 

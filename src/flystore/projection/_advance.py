@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from flystore.model.blocks import DatumBlock, EventBlock, Item, StreamDatum
+
 from ._changes import AppendRows, Change, PutNode
 from ._frames import stream_frames
 from ._legacy import datum_indices
@@ -30,20 +32,21 @@ from ._state import (
     StreamState,
     WaitingReference,
 )
-from ._stream import StreamWork
+from ._stream import ExternalWork, StreamWork
 
 Document = Mapping[str, Any]
 
 
-def advance(state: RunState, documents: Iterable[tuple[int, str, Document]]) -> tuple[RunState, list[Change]]:
+def advance(state: RunState, documents: Iterable[tuple[int, str, Document] | Item]) -> tuple[RunState, list[Change]]:
     """Take a batch of documents in.
 
     Parameters
     ----------
     state : RunState
         After the batch before; not changed.
-    documents : iterable of (ordinal, name, document)
-        In the order of their ordinals. The content may be anything.
+    documents : iterable of (ordinal, name, document), or blocks of them
+        In the order of their ordinals. The content may be anything. A block gives what its documents would one by
+        one.
 
     Returns
     -------
@@ -59,9 +62,68 @@ def advance(state: RunState, documents: Iterable[tuple[int, str, Document]]) -> 
     StreamDatums in any order.
     """
     batch = _Batch(state)
-    for ordinal, name, doc in documents:
-        batch.take(ordinal, name, doc)
+    for item in documents:
+        if isinstance(item, EventBlock):
+            batch.take_events(item)
+        elif isinstance(item, DatumBlock):
+            batch.take_stream_datums(item)
+        else:
+            batch.take(*item)
     return batch.finish()
+
+
+class _JoinedRanges:
+    """Ranges of StreamDatums that go on from each other, so that a thousand of one file are added as one.
+
+    To `ExternalWork.add` it makes no difference: of ranges that arrive while nothing else changes, the second is
+    merged with the first if it goes on from it.
+    """
+
+    def __init__(self, batch: "_Batch") -> None:
+        self._batch = batch
+        self._works: dict[tuple[str, str], ExternalWork | None] = {}
+        self._open: dict[ExternalWork, list[Any]] = {}
+
+    def add(self, ordinal: int, datum: StreamDatum) -> bool:
+        """Take one in; False, and nothing done, if there is more to it than a range of a known file."""
+        index, seq = datum.indices.start, datum.seq_nums.start
+        count = datum.indices.stop - index
+        uneven = datum.seq_nums.stop - seq != count
+        if uneven or index < 0 or not 0 < count <= WIDEST_RANGE or not -LARGEST_INDEX < seq < LARGEST_INDEX - count:
+            return False
+        if index >= LARGEST_INDEX - count:
+            return False
+        uid = datum.stream_resource
+        where = (uid, datum.descriptor)
+        work = self._works[where] if where in self._works else self._find(*where)
+        if work is None:
+            return False
+        known = self._open.get(work)
+        if known is not None:
+            if known[0] == uid and known[2] + known[4] == index and known[3] + known[4] == seq:
+                known[4] += count
+                return True
+            self._close(work, known)
+        self._open[work] = [uid, ordinal, index, seq, count]
+        return True
+
+    def _find(self, uid: str, descriptor_uid: str) -> ExternalWork | None:
+        resource, descriptor = self._batch.resources.get(uid), self._batch.descriptors.get(descriptor_uid)
+        found = None
+        if resource is not None and resource.data_key is not None and descriptor is not None:
+            found = self._batch.stream(descriptor.stream).frames_of(resource.data_key)
+        self._works[uid, descriptor_uid] = found
+        return found
+
+    def _close(self, work: ExternalWork, found: list[Any]) -> None:
+        uid, ordinal, index, seq, count = found
+        work.add(uid, ordinal, index, seq, count, self._batch.newest_waiting)
+
+    def end(self) -> None:
+        """Add what is left."""
+        for work, found in self._open.items():
+            self._close(work, found)
+        self._open.clear()
 
 
 class _Batch:
@@ -117,6 +179,32 @@ class _Batch:
             # A document may hold anything at all, and none of it may end an acquisition. What the handlers
             # foresee they note by name; this is for the rest.
             self.note("malformed", key=name, detail=type(error).__name__)
+
+    def take_events(self, block: EventBlock) -> None:
+        descriptor = self.descriptors.get(block.descriptor)
+        taken = (
+            descriptor is not None and self._is_running and self.stream(descriptor.stream).add_events(block, descriptor)
+        )
+        if not taken:
+            for document in block.documents():
+                self.take(*document)
+
+    def take_stream_datums(self, block: DatumBlock) -> None:
+        if not self._is_running:
+            for document in block.documents():
+                self.take(*document)
+            return
+        joined = _JoinedRanges(self)
+        for number, datum in enumerate(block.datums):
+            ordinal = block.first + number
+            if not joined.add(ordinal, datum):
+                joined.end()  # what comes next may change what ranges are joined with
+                self.take(ordinal, "stream_datum", block.document(number))
+        joined.end()
+
+    @property
+    def _is_running(self) -> bool:
+        return self.start is not None and self.stop is None
 
     def stream(self, name: str) -> StreamWork:
         work = self.streams.get(name)

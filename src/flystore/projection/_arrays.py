@@ -8,6 +8,8 @@ padded with NaN (text with ``""``), which makes integers floats. A row without a
 place. A value of lower rank counts as one with further axes of length 1.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -16,9 +18,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from flystore.model.late import pa, pc
 from flystore.model.structures import ArrayStructure, RaggedStructure
 
 from ._columns import BIG, BOOL, FLOAT, HUGE, NAT, NEG, OTHER, TEXT, ColumnType, arrow_type, text_of
@@ -61,7 +62,7 @@ class ArrayStats(msgspec.Struct, frozen=True, array_like=True):
     chars: int = 0
     octets: int = 0
 
-    def join(self, other: "ArrayStats") -> "ArrayStats":
+    def join(self, other: ArrayStats) -> ArrayStats:
         """Return the stats of both together; associative and commutative."""
         if not self.rows or not other.rows:
             return self if self.rows else other

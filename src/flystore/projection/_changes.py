@@ -1,10 +1,11 @@
 """What a batch of documents changes: nodes to put, rows to append."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
+from flystore.model.late import pa
 from flystore.model.structures import DataSource, Family, Spec
 
 Path = tuple[str, ...]

@@ -17,6 +17,8 @@ values whatever the batches were. Two numbers that are equal have one text: inte
 written as integers, all but -0.0.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +27,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+
+from flystore.model.late import pa, pc
 
 from ._metadata import clean_text, printed
 
@@ -52,9 +54,9 @@ class ColumnType(msgspec.Struct, frozen=True, array_like=True):
     """
 
     flags: int = 0
-    item: "ColumnType | None" = None
+    item: ColumnType | None = None
 
-    def join(self, other: "ColumnType") -> "ColumnType":
+    def join(self, other: ColumnType) -> ColumnType:
         """Return the type of both together; associative, commutative and idempotent."""
         if self == other:
             return self
@@ -108,14 +110,17 @@ def arrow_type(column: ColumnType) -> pa.DataType:
 # --- encoding a batch ------------------------------------------------------------------------------------
 
 
-def encode_column(values: Sequence[Any]) -> tuple[pa.Array, ColumnType]:
+def encode_column(values: Sequence[Any] | np.ndarray) -> tuple[pa.Array, ColumnType]:
     """Return the values of one column of a batch as Arrow, exactly, and their type.
 
     Parameters
     ----------
     values
-        One value a row, as documents hold them; None is null.
+        One value a row, as documents hold them; None is null. An array is of float64, int64 or bool, one axis, and
+        not empty: the same as its `tolist`.
     """
+    if isinstance(values, np.ndarray):
+        return pa.array(values), ColumnType(_flags_of_array(values))
     try:
         column, array = _encode(values, _DEPTH)
     except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError):

@@ -1,5 +1,7 @@
 """From a state to the nodes of the tree, as TiledWriter would make them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
@@ -7,8 +9,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
+from flystore.model.late import pa
 from flystore.model.structures import (
     BLUESKY_RUN,
     BLUESKY_STREAM,

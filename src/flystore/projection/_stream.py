@@ -1,11 +1,15 @@
 """One stream during one batch: a working copy of its state, and the Events of the batch column by column."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
+
+from flystore.model.blocks import Column, EventBlock
+from flystore.model.late import pa
 
 from ._arrays import MAX_ARRAY_SIZE, stats_of
 from ._columns import NOTHING, ColumnType, encode_column
@@ -59,16 +63,34 @@ class ExternalWork:
 
 
 class _Part:
-    """Successive Events that have the same keys in the same order."""
+    """Successive Events that have the same keys in the same order: rows, or a block of columns."""
 
-    __slots__ = ("keys", "layout", "stamp_rows", "stamps", "value_rows")
+    __slots__ = ("block", "keys", "layout", "seqs", "stamp_rows", "stamps", "times", "value_rows")
 
-    def __init__(self, keys: tuple[Any, ...], stamps: tuple[Any, ...]) -> None:
+    def __init__(self, keys: tuple[Any, ...], stamps: tuple[Any, ...], block: EventBlock | None = None) -> None:
         self.layout = (keys, stamps)
         self.keys = {str(key): n for n, key in enumerate(keys)}
         self.stamps = {str(key): n for n, key in enumerate(stamps)}
+        self.block = block
+        self.seqs: list[int] = []
+        self.times: list[float | None] = []
         self.value_rows: list[Sequence[Any]] = []
         self.stamp_rows: list[Sequence[Any]] = []
+
+    def __len__(self) -> int:
+        return len(self.seqs) if self.block is None else len(self.block)
+
+    def seq_nums(self) -> np.ndarray:
+        return np.array(self.seqs, np.int64) if self.block is None else self.block.seq_nums
+
+    def time_column(self) -> pa.Array:
+        return pa.array(self.times if self.block is None else self.block.times, pa.float64())
+
+    def value_columns(self) -> Sequence[Column]:
+        return list(zip(*self.value_rows, strict=True)) if self.block is None else self.block.data
+
+    def stamp_columns(self) -> Sequence[Column]:
+        return list(zip(*self.stamp_rows, strict=True)) if self.block is None else self.block.timestamps
 
 
 class StreamWork:
@@ -87,8 +109,6 @@ class StreamWork:
         self.columns_changed = not state.metadata
         self._taken: set[str] | None = None
         self._parts: list[_Part] = []
-        self._seqs: list[int] = []
-        self._times: list[float | None] = []
         self._last_seq = sum(state.events[-1]) - 1 if state.events else 0
 
     # --- descriptors -------------------------------------------------------------------------------------
@@ -174,14 +194,24 @@ class StreamWork:
             self._note_unfilled(data, filled)
         layout = (tuple(data), tuple(stamps))
         part = self._parts[-1] if self._parts else None
-        if part is None or part.layout != layout or len(part.value_rows) >= _PART_ROWS:
-            part = self._new_part(*layout)
+        if part is None or part.block is not None or part.layout != layout or len(part) >= _PART_ROWS:
+            part = self._new_part(_Part(*layout))
         part.value_rows.append(tuple(data.values()))
         part.stamp_rows.append(tuple(stamps.values()))
-        self._seqs.append(seq)
+        part.seqs.append(seq)
         time = doc.get("time")
-        self._times.append(time if type(time) is float else self._usable_time(time))
+        part.times.append(time if type(time) is float else self._usable_time(time))
         return references
+
+    def add_events(self, block: EventBlock, descriptor: DescriptorState) -> bool:
+        """Take Events in together; False, and nothing done, if there is more to them than rows."""
+        if not set(block.data_keys).isdisjoint(descriptor.external):
+            return False
+        if not all(all(marks) for marks in block.filled):
+            return False
+        self._last_seq = int(block.seq_nums[-1])
+        self._new_part(_Part(block.data_keys, block.timestamp_keys, block))
+        return True
 
     def _usable_seq(self, seq: Any) -> int:
         number = whole_number(seq)
@@ -227,8 +257,7 @@ class StreamWork:
                 if not mark and key in data:
                     add_note(self.notes, note_id("filled-false", self.before.name, str(key)))
 
-    def _new_part(self, *layout: tuple[Any, ...]) -> _Part:
-        part = _Part(*layout)
+    def _new_part(self, part: _Part) -> _Part:
         self._parts.append(part)
         for key in part.keys:
             if key not in self.keys:
@@ -257,17 +286,18 @@ class StreamWork:
 
     def take_rows(self) -> pa.RecordBatch | None:
         """Return the Events of the batch as columns, and update the types of the columns; None without Events."""
-        if not self._seqs:
+        if not self._parts:
             return None
         names = ["seq_num", "time"]
-        columns = [pa.array(self._seqs, pa.int64()), pa.array(self._times, pa.float64())]
-        values = [(part, list(zip(*part.value_rows, strict=True))) for part in self._parts]
+        seqs = pa.array(np.concatenate([part.seq_nums() for part in self._parts]))
+        columns = [seqs, pa.concat_arrays([part.time_column() for part in self._parts])]
+        values = [(part, part.value_columns()) for part in self._parts]
         for key in self.values:
             array, kind = encode_column(_column(values, "keys", key))
             self._note_type(key, array, kind)
             names.append(self.keys[key].name)
             columns.append(array)
-        stamps = [(part, list(zip(*part.stamp_rows, strict=True))) for part in self._parts]
+        stamps = [(part, part.stamp_columns()) for part in self._parts]
         for key in self.stamps:
             array, kind = encode_column(_column(stamps, "stamps", key))
             self._note_stamp_type(key, kind)
@@ -308,24 +338,28 @@ class StreamWork:
             tuple(self.values),
             tuple(self.stamps),
             self.wide,
-            self.before.rows + len(self._seqs),
-            _joined_runs(self.before.events, self._seqs),
+            self.before.rows + sum(map(len, self._parts)),
+            _joined_runs(self.before.events, [part.seq_nums() for part in self._parts]),
             external,
             tuple(self.filled),
             self.before.put,
         )
 
 
-def _column(parts: list[tuple[_Part, list[tuple[Any, ...]]]], which: str, key: str) -> Sequence[Any]:
+def _column(parts: list[tuple[_Part, Sequence[Column]]], which: str, key: str) -> Column:
     """Return the values of one key in all Events of the batch, None where an Event lacks it."""
-    if len(parts) == 1:
-        part, columns = parts[0]
-        position = getattr(part, which).get(key)
-        return columns[position] if position is not None else (None,) * len(part.value_rows)
-    out: list[Any] = []
+    pieces: list[Column] = []
     for part, columns in parts:
         position = getattr(part, which).get(key)
-        out.extend(columns[position] if position is not None else [None] * len(part.value_rows))
+        pieces.append(columns[position] if position is not None else (None,) * len(part))
+    if len(pieces) == 1:
+        return pieces[0]
+    arrays = [piece for piece in pieces if isinstance(piece, np.ndarray)]
+    if len(arrays) == len(pieces) and len({array.dtype for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    out: list[Any] = []
+    for piece in pieces:
+        out.extend(piece.tolist() if isinstance(piece, np.ndarray) else piece)
     return out
 
 
@@ -352,10 +386,10 @@ def _is_text_or_object(declared: Any) -> bool:
         return False
 
 
-def _joined_runs(before: tuple[tuple[int, int], ...], seqs: list[int]) -> tuple[tuple[int, int], ...]:
+def _joined_runs(before: tuple[tuple[int, int], ...], seqs: list[np.ndarray]) -> tuple[tuple[int, int], ...]:
     if not seqs:
         return before
-    numbers = np.array(seqs, np.int64)
+    numbers = np.concatenate(seqs)
     first = np.flatnonzero(np.concatenate([[True], np.diff(numbers) != 1]))
     counts = np.diff(np.concatenate([first, [len(numbers)]]))
     runs = list(zip(numbers[first].tolist(), counts.tolist(), strict=True))

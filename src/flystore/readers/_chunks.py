@@ -7,9 +7,10 @@ a few threads, each straight to its place.
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Thread
 
 import numpy as np
 
@@ -115,27 +116,31 @@ def _cut_rows(rows: np.ndarray, n: int) -> Iterator[tuple[int, "range | np.ndarr
 
 
 def run_all(jobs: Sequence[Callable[[], None]], nbytes: int) -> None:
-    """Run jobs, in threads where there is enough to do; the first error ends them all."""
+    """Run jobs, in this thread and, where there is enough to do, others beside it; the first error ends them all."""
     if THREADS == 1 or len(jobs) < 2 or nbytes < max(_WORTHTHREADS, _WORTH_A_JOB * len(jobs)):
         for job in jobs:
             job()
         return
-    # Strides interleave the jobs, so that threads read neighbouring parts of the file at one time.
-    shares = [jobs[i::THREADS] for i in range(min(THREADS, len(jobs)))]
+    # Each takes the next one: a helper that starts late takes fewer, and neighbours in the file are read at one time.
+    waiting = deque(jobs)
     failed: list[BaseException] = []
 
-    def work(share: Sequence[Callable[[], None]]) -> None:
-        for job in share:
-            if failed:
+    def work() -> None:
+        while not failed:
+            try:
+                job = waiting.popleft()
+            except IndexError:
                 return
             try:
                 job()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
                 failed.append(error)
-                raise
 
-    with ThreadPoolExecutor(len(shares)) as pool:
-        for future in [pool.submit(work, share) for share in shares]:
-            future.exception()  # waits; what went wrong first is raised below
+    helpers = [Thread(target=work, name="flystore-decode") for _ in range(min(THREADS, len(jobs)) - 1)]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()
     if failed:
         raise failed[0]

@@ -4,6 +4,8 @@ Only the filters named here are decoded, and none is ever loaded from a plugin p
 large its result may be before it makes it, so a chunk cannot inflate beyond what its dataset declares.
 """
 
+from __future__ import annotations
+
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -11,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import zstandard
-from numcodecs import Shuffle, blosc, lz4
-from numcodecs.fletcher32 import Fletcher32
+
+from ._late import blosc, lz4, numcodecs
 
 DEFLATE, SHUFFLE, FLETCHER32, SZIP, NBIT, SCALEOFFSET = 1, 2, 3, 4, 5, 6
 LZF, BLOSC, LZ4, BITSHUFFLE, ZSTD = 32000, 32001, 32004, 32008, 32015
@@ -84,6 +86,30 @@ def decode(data: bytes, filters: Sequence[Filter], mask: int, itemsize: int, nby
     return data
 
 
+def decode_into(data: bytes, filters: Sequence[Filter], mask: int, out: np.ndarray) -> bool:
+    """Decode a chunk straight to its place; False, and nothing done, where its filters cannot.
+
+    Parameters
+    ----------
+    out : ndarray
+        C-contiguous, of the size of the whole chunk. After an error its content is undefined.
+
+    Raises
+    ------
+    BadChunk
+        As `decode`.
+    """
+    if mask or len(filters) != 1 or filters[0].number != BLOSC:
+        return False
+    try:
+        if _blosc_size(data, out.nbytes) != out.nbytes:
+            raise BadChunk(f"it decodes to {_blosc_size(data, out.nbytes)} bytes instead of {out.nbytes}")
+        blosc.decompress(data, out.reshape(-1).view("u1"))
+    except (RuntimeError, ValueError, struct.error) as error:
+        raise BadChunk(str(error)) from error
+    return True
+
+
 def _bounded(size: int, most: int) -> None:
     if not 0 <= size <= most:
         raise BadChunk(f"it claims to inflate to {size} bytes, the dataset declares {most}")
@@ -106,22 +132,28 @@ def _shuffle(data: bytes, values: tuple[int, ...], itemsize: int, _: int) -> byt
     whole = len(data) - len(data) % size
     planes = data if whole == len(data) else data[:whole]
     # numcodecs, because a transposing copy by numpy takes ten times as long.
-    return bytes(Shuffle(size).decode(planes)) + data[whole:]
+    return bytes(numcodecs.Shuffle(size).decode(planes)) + data[whole:]
 
 
 def _fletcher32(data: bytes, _: tuple[int, ...], __: int, ___: int) -> bytes:
     if len(data) < 4:
         raise BadChunk("it is too short for its checksum")
-    return bytes(Fletcher32().decode(data))  # RuntimeError where the checksum is wrong
+    return bytes(numcodecs.fletcher32.Fletcher32().decode(data))  # RuntimeError where the checksum is wrong
 
 
 def _blosc(data: bytes, _: tuple[int, ...], __: int, most: int) -> bytes:
-    nbytes, _blocksize, cbytes = struct.unpack_from("<III", data, 4)
+    _blosc_size(data, most)
+    return blosc.decompress(data)
+
+
+def _blosc_size(data: bytes, most: int) -> int:
+    """Return the decoded size that a blosc frame announces, once it is known that reading it stays within it."""
+    nbytes, _, cbytes = struct.unpack_from("<III", data, 4)
     _bounded(nbytes, most)
     # Blosc believes its header and would read beyond the bytes that are there.
     if cbytes != len(data):
         raise BadChunk(f"its blosc header announces {cbytes} bytes, there are {len(data)}")
-    return blosc.decompress(data)
+    return int(nbytes)
 
 
 def _zstd(data: bytes, _: tuple[int, ...], __: int, most: int) -> bytes:

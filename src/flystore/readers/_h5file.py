@@ -11,6 +11,8 @@ of flushing keeps such a file consistent. A file that is open for writing withou
 refused.
 """
 
+from __future__ import annotations
+
 import os
 import posixpath
 import re
@@ -20,9 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import h5py
-from numcodecs.jenkins import jenkins_lookup3
 
 from flystore.model.errors import (
     FlystoreError,
@@ -34,11 +33,15 @@ from flystore.model.errors import (
 )
 from flystore.storage import FileStream, OpenedFile, Roots, is_windows
 
+from ._late import h5py, numcodecs
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 H5_LOCK = RLock()
 """Held around every use of h5py: HDF5 does one thing at a time anyway."""
+
+_plugins = True
 
 SETTLED_NS = 10 * 10**9
 """A file that changed less than 10 s ago may still be changing."""
@@ -52,11 +55,47 @@ _MAX_LINKS = 32
 _T = TypeVar("_T")
 
 
+class Trace:
+    """What HDF5 read of a file to find something out: as long as those bytes are there, it would find the same.
+
+    Parameters
+    ----------
+    most : int
+        Bytes that are kept; more than that make it worthless.
+    """
+
+    def __init__(self, most: int = 2**22) -> None:
+        self.nbytes = 0
+        self._most = most
+        self._size = 0
+        self._parts: list[tuple[int, bytes]] = []
+
+    def begin(self, file: OpenedFile) -> None:
+        """Forget what was read before."""
+        self.nbytes, self._parts, self._size = 0, [], file.current_size()
+
+    def add(self, offset: int, data: bytes) -> None:
+        self.nbytes += len(data)
+        if self.nbytes <= self._most:
+            self._parts.append((offset, data))
+
+    @property
+    def is_whole(self) -> bool:
+        return 0 < self.nbytes <= self._most
+
+    def holds(self, file: OpenedFile) -> bool:
+        """Return whether a file, which may have grown, has all those bytes where they were."""
+        if not self.is_whole or file.current_size() < self._size:
+            return False
+        return all(os.pread(file.fd, len(data), offset) == data for offset, data in self._parts)
+
+
 class _Stream(FileStream):
     """A file as HDF5 is to see it: the marks of a SWMR writer taken off the superblock."""
 
-    def __init__(self, file: OpenedFile) -> None:
+    def __init__(self, file: OpenedFile, trace: Trace | None = None) -> None:
         super().__init__(file)
+        self._trace = trace
         self._at = -1
         self._superblock = b""
         self._patch()
@@ -66,6 +105,8 @@ class _Stream(FileStream):
         at = 0
         while at + _SUPERBLOCK <= size:
             head = os.pread(self._file.fd, _SUPERBLOCK, at)
+            if self._trace is not None:
+                self._trace.add(at, head)
             if head[:8] == _SIGNATURE:
                 self._take_marks_off(head, at, size)
                 return
@@ -78,7 +119,7 @@ class _Stream(FileStream):
         if not flags & _SWMR:
             raise _not_closed(self._file)
         patched = head[:11] + b"\0" + head[12:28] + struct.pack("<Q", size) + head[36:44]
-        self._superblock = patched + struct.pack("<I", jenkins_lookup3(patched, 0))
+        self._superblock = patched + struct.pack("<I", numcodecs.jenkins.jenkins_lookup3(patched, 0))
         self._at = at
 
     @property
@@ -86,9 +127,11 @@ class _Stream(FileStream):
         """Whether a SWMR writer has the file open, or died with it open."""
         return self._at >= 0
 
-    def readinto(self, buffer: "Buffer") -> int:
+    def readinto(self, buffer: Buffer) -> int:
         start = self.tell()
         n = super().readinto(buffer)
+        if self._trace is not None:
+            self._trace.add(start, bytes(memoryview(buffer).cast("B")[:n]))
         low, high = max(start, self._at), min(start + n, self._at + _SUPERBLOCK)
         if self.growing and low < high:
             view = memoryview(buffer).cast("B")
@@ -101,9 +144,13 @@ def without_plugins() -> None:
 
     Filters that are not known are refused before HDF5 sees them; this is the second wall.
     """
-    with H5_LOCK:
-        while h5py.h5pl.size():
-            h5py.h5pl.remove(0)
+    global _plugins
+    _plugins = False
+
+
+def _forget_plugins() -> None:
+    while h5py.h5pl.size():
+        h5py.h5pl.remove(0)
 
 
 def _not_closed(file: OpenedFile) -> Unreadable:
@@ -125,10 +172,17 @@ def is_settling(file: OpenedFile) -> bool:
     return time.time_ns() - os.fstat(file.fd).st_mtime_ns < SETTLED_NS
 
 
-def with_dataset(roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.Dataset, OpenedFile], _T]) -> _T:
+def with_dataset(
+    roots: Roots,
+    file: OpenedFile,
+    path: str,
+    use: Callable[[h5py.Dataset, OpenedFile], _T],
+    trace: Trace | None = None,
+) -> _T:
     """Return what `use` makes of a dataset and the file that holds it, another one if links led there.
 
-    Nothing of h5py may outlive the call. A file under a SWMR writer is read again if it changed midway.
+    Nothing of h5py may outlive the call. A file under a SWMR writer is read again if it changed midway. `trace` is told
+    what was read of `file`, not of others.
 
     Raises
     ------
@@ -143,7 +197,9 @@ def with_dataset(roots: Roots, file: OpenedFile, path: str, use: Callable[[h5py.
     """
 
     def found(stack: ExitStack) -> _T:
-        dataset, owner = _find(stack, roots, file, path)
+        if trace is not None:
+            trace.begin(file)
+        dataset, owner = _find(stack, roots, file, path, trace)
         return use(dataset, owner)
 
     return while_settling(file, path, found)
@@ -191,8 +247,10 @@ def _explained(error: Exception, file: OpenedFile, path: str) -> Unreadable:
 
 
 @contextmanager
-def _opened(file: OpenedFile) -> Iterator[h5py.File]:
-    stream = _Stream(file)
+def _opened(file: OpenedFile, trace: Trace | None = None) -> Iterator[h5py.File]:
+    stream = _Stream(file, trace)
+    if not _plugins:
+        _forget_plugins()
     with h5py.File(stream, "r") as opened:
         yield opened
 
@@ -200,15 +258,19 @@ def _opened(file: OpenedFile) -> Iterator[h5py.File]:
 # --------------------------------------------------------------------------- links
 
 
-def _find(stack: ExitStack, roots: Roots, file: OpenedFile, path: str) -> tuple[h5py.Dataset, OpenedFile]:
+def _find(
+    stack: ExitStack, roots: Roots, file: OpenedFile, path: str, trace: Trace | None
+) -> tuple[h5py.Dataset, OpenedFile]:
     """Follow a path to a dataset. Every file on the way stays open as long as the stack."""
-    here, owner = walk(stack, roots, file, path)
+    here, owner = walk(stack, roots, file, path, trace)
     if not isinstance(here, h5py.Dataset):
         raise _no_dataset(file, path, "it is not a dataset")
     return here, owner
 
 
-def walk(stack: ExitStack, roots: Roots, file: OpenedFile, path: str) -> tuple[Any, OpenedFile]:
+def walk(
+    stack: ExitStack, roots: Roots, file: OpenedFile, path: str, trace: Trace | None = None
+) -> tuple[Any, OpenedFile]:
     """Follow a path to whatever it names. Every file on the way stays open as long as the stack.
 
     Raises
@@ -218,7 +280,7 @@ def walk(stack: ExitStack, roots: Roots, file: OpenedFile, path: str) -> tuple[A
     OutsideRoots, MissingAsset, Unsupported
         As `with_dataset`.
     """
-    group = stack.enter_context(_opened(file))["/"]
+    group = stack.enter_context(_opened(file, trace))["/"]
     trail: list[str] = _components(path)
     here, owner, links = group, file, 0
     while trail:

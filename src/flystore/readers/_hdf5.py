@@ -4,6 +4,8 @@ A chunk that was never written is a row that is not there, and never fill values
 datasets cannot tell a row that was written from one that was not: they are `unverified`.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections import OrderedDict
@@ -12,16 +14,16 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-import h5py
 import numpy as np
 
 from flystore.model.errors import NotReady, OutsideRoots, TooLarge, Truncated, Unavailable, Unreadable, Unsupported
 from flystore.storage import OpenedFile, Roots, held, require_below, reserve
 
 from ._chunks import THREADS, Piece, pieces, run_all
-from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, is_planned
+from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, decode_into, is_planned
 from ._gather import as_range, c_strides, gather, some
-from ._h5file import is_settling, open_linked, with_dataset
+from ._h5file import Trace, is_settling, open_linked, with_dataset
+from ._late import h5py
 from ._source import RowSource
 from ._stored import StoredForm
 from ._virtual import Mapping, VirtualRows, mappings_of
@@ -36,6 +38,9 @@ _DRAIN = 2**16
 _CHUNK_ENTRY = 128  # bytes of one chunk's place, while the map is sorted
 _BATCH = 2**14
 _MERGED_BYTES = 2**21
+_COPY_WEIGHT = 8
+"""How many bytes are copied in the time in which one is decoded."""
+
 _NESTED = 4
 
 
@@ -270,6 +275,40 @@ def _weight(layout: Layout) -> int:
 _kept = _Kept()
 
 
+class _KeptYoung:
+    """Layouts of files that may be changing still, each good while what it was made of is in the file."""
+
+    def __init__(self, entries: int = 64, nbytes: int = 2**24) -> None:
+        self._most = entries, nbytes
+        self._nbytes = 0
+        self._layouts: OrderedDict[Any, tuple[Layout, Trace]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Any, file: OpenedFile) -> Layout | None:
+        with self._lock:
+            kept = self._layouts.get(key)
+        if kept is None or not kept[1].holds(file):
+            return None
+        return kept[0]
+
+    def put(self, key: Any, layout: Layout, trace: Trace) -> None:
+        if not trace.is_whole:
+            return
+        with self._lock:
+            self._forget(key)
+            self._layouts[key] = layout, trace
+            self._nbytes += trace.nbytes
+            while len(self._layouts) > self._most[0] or self._nbytes > self._most[1]:
+                self._forget(next(iter(self._layouts)))
+
+    def _forget(self, key: Any) -> None:
+        gone = self._layouts.pop(key, None)
+        self._nbytes -= gone[1].nbytes if gone is not None else 0
+
+
+_young = _KeptYoung()
+
+
 # --------------------------------------------------------------------------- rows
 
 
@@ -379,7 +418,7 @@ class Hdf5Rows:
             if layout.kind == "compact" or not layout.raw:
                 self._read_by_hdf5(parts, out)
             else:
-                run_all([self._cutting(part, out) for part in parts], nbytes)
+                run_all([self._cutting(part, out) for part in parts], nbytes // _COPY_WEIGHT)
             return
         at = self._found(rows, parts, layout.chunks)
         if not layout.raw or not is_planned(layout.filters):
@@ -388,6 +427,7 @@ class Hdf5Rows:
         if not layout.filters:
             self._require_whole(parts, at, layout.chunks)
             jobs = [self._copying(p, out, layout.chunks, i) for p, i in self._merged(parts, at, layout.chunks)]
+            nbytes //= _COPY_WEIGHT
         else:
             jobs = [self._decoding(p, out, layout.chunks, i) for p, i in zip(parts, at, strict=True)]
             nbytes = layout.dtype.itemsize * math.prod(layout.box) * len(parts)
@@ -420,9 +460,17 @@ class Hdf5Rows:
 
         def job() -> None:
             stored = self._owner.read(int(chunks.offsets[index]), int(chunks.sizes[index]))
-            nbytes = dtype.itemsize * math.prod(box)
+            mask, nbytes = int(chunks.masks[index]), dtype.itemsize * math.prod(box)
+            place = out[part.target] if part.shape == box and isinstance(part.into_rows, slice) else None
             try:
-                data = decode(stored, filters, int(chunks.masks[index]), dtype.itemsize, nbytes)
+                if (
+                    place is not None
+                    and isinstance(part.rows, range)
+                    and place.flags.c_contiguous
+                    and decode_into(stored, filters, mask, place)
+                ):
+                    return
+                data = decode(stored, filters, mask, dtype.itemsize, nbytes)
             except BadChunk as error:
                 raise Unreadable(f"{self.name}: chunk {part.box} is damaged: {error}") from error
             out[part.target] = np.ndarray(box, dtype, data)[part.source]
@@ -531,19 +579,25 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
         See `with_dataset` and `layout_of`. The file stays open.
     """
     name = f"{file.uri}, dataset {path!r}"
+    settling = is_settling(file)
     key = (file.stat.st_dev, file.fingerprint, path)
-    layout = None if is_settling(file) else _kept.get(key)
+    place = (file.stat.st_dev, file.stat.st_ino, path)
+    layout = _young.get(place, file) if settling else _kept.get(key)
     owner = file
     if layout is None:
+        trace = Trace() if settling else None
 
         def describe(dataset: h5py.Dataset, found: OpenedFile) -> tuple[Layout, OpenedFile]:
             return layout_of(dataset, name), found
 
-        layout, found = with_dataset(roots, file, path, describe)
+        layout, found = with_dataset(roots, file, path, describe, trace)
         if found is not file:
             owner = _again(roots, found, name)
-        elif layout.kind != "virtual" and not is_settling(file):
-            _kept.put(key, layout)
+        elif layout.kind != "virtual":
+            if trace is not None:
+                _young.put(place, layout, trace)
+            elif not is_settling(file):
+                _kept.put(key, layout)
     if layout.kind != "virtual":
         return Hdf5Rows(roots, file, owner, path, layout)
     if nested >= _NESTED:

@@ -4,6 +4,8 @@ A page is decoded whole, one at a time, after its size was checked against the l
 found to lie in the file. A strip of no bytes, which image libraries fill with zeros, is an error.
 """
 
+from __future__ import annotations
+
 import io
 import logging
 import math
@@ -11,12 +13,12 @@ import warnings
 from typing import Any
 
 import numpy as np
-import tifffile
 
 from flystore.model.errors import FlystoreError, TooLarge, Truncated, Unreadable, Unsupported
 from flystore.storage import OpenedFile, held, require_below
 
 from ._gather import cross
+from ._late import tifffile
 
 MAX_PAGES = 1_000_000
 

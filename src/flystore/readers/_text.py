@@ -1,13 +1,14 @@
 """CSV files without a header line: an array of (lines, columns)."""
 
+from __future__ import annotations
+
 import io
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from flystore.model.errors import FlystoreError, Unreadable, Unsupported
+from flystore.model.late import arrow_csv, pa
 from flystore.storage import OpenedFile, held, require_below
 
 from ._gather import cross
@@ -63,15 +64,15 @@ class CsvRows:
         given = self._parameters
         separator = given.get("sep") or given.get("delimiter") or ","
         try:
-            table = pa.csv.read_csv(
+            table = arrow_csv.read_csv(
                 pa.PythonFile(io.BufferedReader(self._file.stream()), "r"),
-                read_options=pa.csv.ReadOptions(
+                read_options=arrow_csv.ReadOptions(
                     autogenerate_column_names=True,
                     skip_rows=int(given.get("skiprows") or 0),
                     encoding=str(given.get("encoding") or "utf8"),
                     use_threads=False,
                 ),
-                parse_options=pa.csv.ParseOptions(delimiter=str(separator)),
+                parse_options=arrow_csv.ParseOptions(delimiter=str(separator)),
             )
             columns = [column.to_numpy() for column in table.slice(0, given.get("nrows")).columns]
             values = np.column_stack(columns) if columns else np.zeros((0, 0))

@@ -4,11 +4,12 @@ Links are followed as for datasets: component by component, other files inside t
 leads nowhere, or outside, stands for has a place in its group's listing, and None in it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import h5py
 import msgspec
 import numpy as np
 
@@ -17,6 +18,7 @@ from flystore.model.structures import ArrayStructure
 from flystore.storage import OpenedFile, Roots, held, require_below, reserve
 
 from ._h5file import walk, while_settling
+from ._late import h5py
 
 HDF5 = "application/x-hdf5"
 
@@ -55,7 +57,7 @@ class FileNode(msgspec.Struct, frozen=True):
     attributes: dict[str, Any]
     structure: ArrayStructure | None = None
     keys: tuple[str, ...] = ()
-    children: dict[str, "FileNode | None"] | None = None
+    children: dict[str, FileNode | None] | None = None
     text: bool = False
     unreadable: str | None = None
 

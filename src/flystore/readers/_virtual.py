@@ -5,19 +5,21 @@ does not find with zeros. Mappings of regular hyperslabs are understood, which i
 detectors write: boxes, single frames and interleaved frames, of limited or unlimited length.
 """
 
+from __future__ import annotations
+
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 
 from flystore.model.errors import MissingAsset, Unreadable, Unsupported
 from flystore.storage import OpenedFile, require_below
 
 from ._gather import cross, some
+from ._late import h5py
 from ._source import RowSource
 
 MAX_MAPPINGS = 100_000
@@ -58,14 +60,14 @@ class Stripe:
         number, within = np.divmod(places, self.block)
         return self.start + number * self.stride + within
 
-    def cut(self, n: int) -> "Stripe":
+    def cut(self, n: int) -> Stripe:
         """Return these indices without end, ended where an axis of length `n` has no further whole block."""
         room = max(0, n - self.start)
         if self.block == _UNLIMITED:
             return _stripe(self.start, 1, 1, room)
         return _stripe(self.start, self.stride, max(0, room - self.block + self.stride) // self.stride, self.block)
 
-    def with_length(self, length: int) -> "Stripe":
+    def with_length(self, length: int) -> Stripe:
         """Return these indices without end, ended after `length` of them."""
         if self.block == _UNLIMITED:
             return _stripe(self.start, 1, 1, length)

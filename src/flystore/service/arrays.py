@@ -1,7 +1,8 @@
 """Reading arrays: whatever a node's data lies in, the same slices give the same values."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,13 +39,35 @@ from .entries import Entry
 from .export import ArraySource
 from .files import event_files
 from .limits import Limits
-from .observed import as_found, found_in, present_map
+from .observed import found_array, found_in, present_map
 from .probing import Prober
 
 Index = slice | int
 
 PIECE_BYTES = 16 << 20
 """What is read at a time of an array that goes to a client or file piece by piece; at least one row."""
+
+
+SENT_BYTES = 4 << 20
+"""What is read at a time of an array that is sent as bytes: one piece is read while the last one is on its way."""
+
+_SENT_AT_ONCE = 3
+"""Pieces of one answer in memory: one on its way, one waiting, one being read."""
+
+
+class ArrayBody(NamedTuple):
+    """Part of an array as bytes, C-ordered, in its declared dtype.
+
+    Attributes
+    ----------
+    nbytes : int
+        Of all pieces together.
+    pieces : iterator of memoryview
+        Read as they are taken. Files are open until it ends or is closed.
+    """
+
+    nbytes: int
+    pieces: Iterator[memoryview]
 
 
 class _Planned(NamedTuple):
@@ -56,17 +79,21 @@ class _Planned(NamedTuple):
     picked: tuple[Index, ...]
     shape: tuple[int, ...]
 
-    def pieces(self) -> "Iterator[_Planned]":
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.structure.numpy_dtype.itemsize
+
+    def pieces(self, most: int = PIECE_BYTES) -> "Iterator[_Planned]":
         """Yield parts along the first axis that together are this one, of whole chunks where that is not too much."""
-        size = math.prod(self.shape) * self.structure.numpy_dtype.itemsize
+        size = self.nbytes
         first = self.picked[0] if self.picked else 0
         # Rows kept with slow data are decoded all at once, whichever of them are wanted.
         together = self.source is None or self.source.mimetype == SEGMENT_ARRAY_MIMETYPE
-        if isinstance(first, int) or size <= PIECE_BYTES or together:
+        if isinstance(first, int) or size <= most or together:
             yield self
             return
         rows = selected(first, self.structure.shape[0])
-        step = max(1, PIECE_BYTES * len(rows) // size)
+        step = max(1, most * len(rows) // size)
         chunk = max(self.structure.chunks[0])
         step = step // chunk * chunk or step
         for at in range(0, len(rows), step):
@@ -143,6 +170,38 @@ class Arrays:
         self._require_small(path, planned.structure, planned.shape)
         return as_bytes(self._part(*planned))
 
+    def body(
+        self,
+        path: tuple[str, ...],
+        wanted: tuple[Index, ...] = (),
+        *,
+        block: tuple[int, ...] | None = None,
+        expected_shape: tuple[int, ...] | None = None,
+    ) -> ArrayBody:
+        """Return the same bytes as `read`, or `read_block`, in pieces that are read as they are taken.
+
+        Whatever the size, a few pieces of about `SENT_BYTES` are in memory, or of one entry of the first axis if that
+        is larger. All are read from files in the state in which they are when the first is.
+
+        Raises
+        ------
+        As `read` and `read_block`; what is wrong with the files, also when pieces are taken.
+        """
+        if block is None:
+            planned = self._planned(path, wanted, expected_shape)
+        else:
+            planned = self._planned_block(path, block, wanted, expected_shape)
+        size = self._require_below(path, planned.structure, planned.shape)
+        largest = next(planned.pieces(SENT_BYTES)).nbytes
+        # Twice if there is but one: what is read, and what is put in order of it.
+        at_once = 2 if largest == size else 2 + _SENT_AT_ONCE
+        reserve(at_once * largest, f"this part of /{'/'.join(path)}")
+        return ArrayBody(size, self._sent(planned))
+
+    def _sent(self, planned: "_Planned") -> Iterator[memoryview]:
+        for found in self._read_in_pieces(planned, SENT_BYTES):
+            yield as_bytes(found)
+
     def source(
         self,
         path: tuple[str, ...],
@@ -170,7 +229,7 @@ class Arrays:
         if limited:
             self._require_below(path, planned.structure, planned.shape)
         structure, entry = planned.structure, planned.entry
-        names = structure.dims or tuple(f"{path[-1]}_dim{axis}" for axis in range(len(structure.shape)))
+        names = structure.axis_names or tuple(f"{path[-1]}_dim{axis}" for axis in range(len(structure.shape)))
         kept = zip(names, planned.picked, strict=True)
         return ArraySource(
             name="/" + "/".join(path),
@@ -183,10 +242,31 @@ class Arrays:
         )
 
     def _pieces(self, planned: "_Planned") -> Iterator[np.ndarray]:
-        for piece in planned.pieces():
-            with released():
-                found = self._part(*piece)
-            yield found.reshape(piece.shape) if found.size else np.zeros(piece.shape, piece.structure.numpy_dtype)
+        return self._read_in_pieces(planned, PIECE_BYTES)
+
+    def _read_in_pieces(self, planned: "_Planned", most: int) -> Iterator[np.ndarray]:
+        with self._opened(planned) as read:
+            for piece in planned.pieces(most):
+                with released():
+                    found = read(piece)
+                if not found.size:
+                    found = np.zeros(piece.shape, piece.structure.numpy_dtype)
+                yield found.reshape(piece.shape)
+
+    @contextmanager
+    def _opened(self, planned: "_Planned") -> Iterator[Callable[["_Planned"], np.ndarray]]:
+        """Give what reads pieces of a planned part; files of others are opened once for all of them."""
+        entry, source = planned.entry, planned.source
+        if planned.nbytes == 0 or entry.file is not None or entry.node is None or entry.column is not None:
+            yield lambda piece: self._part(*piece)
+        elif entry.node.external is not None:
+            with self._external(entry, planned.structure) as read:
+                yield lambda piece: read(piece.picked)
+        elif source is not None and source.mimetype not in (SEGMENT_ARRAY_MIMETYPE, ZARR_MIMETYPE):
+            with self._registered(entry, source) as read:
+                yield lambda piece: read(piece.picked)
+        else:
+            yield lambda piece: self._part(*piece)
 
     def _planned(
         self, path: tuple[str, ...], wanted: tuple[Index, ...], expected_shape: tuple[int, ...] | None
@@ -247,23 +327,28 @@ class Arrays:
 
     def _array(self, path: tuple[str, ...]) -> tuple[Entry, DataSource | None]:
         """Return an array and where its data lies, which columns do not say; files that should be are looked at."""
-        entry, source = self._found(path)
-        assert entry.node is not None
-        if entry.column is None and self._prober.looks_stale(entry.node):
+        entry, source, stale = self._found(path)
+        if stale:
+            assert entry.node is not None
             self._prober.look(entry.node)
-            return self._found(path)
+            entry, source, _ = self._found(path)
         return entry, source
 
-    def _found(self, path: tuple[str, ...]) -> tuple[Entry, DataSource | None]:
+    def _found(self, path: tuple[str, ...]) -> tuple[Entry, DataSource | None, bool]:
+        """Return an array, where its data lies, and whether its files should be looked at before they are read."""
         with self._browse.moment() as moment:
             found = self._browse.find(path, moment)
             if isinstance(found, Entry):
                 entry = require_family(found, Family.ARRAY)
                 assert entry.node is not None
-                return entry, None if entry.column is not None else moment.data_source(entry.node.id)
+                if entry.column is not None:
+                    return entry, None, False
+                source = moment.data_source(entry.node.id)
+                stale = entry.file is None and self._prober.is_stale(entry.node, source, entry.observation, moment)
+                return entry, source, stale
         entry = require_family(self._browse.inside.read(found), Family.ARRAY)
         assert entry.file is not None
-        return entry, entry.file.array_source(ArrayStructure.from_wire(entry.structure))
+        return entry, entry.file.array_source(ArrayStructure.from_wire(entry.structure)), False
 
     def _require_small(self, path: tuple[str, ...], structure: ArrayStructure, shape: tuple[int, ...]) -> None:
         # Twice: what is read, and what is put in order of it.
@@ -313,7 +398,8 @@ class Arrays:
         node = entry.node
         assert node is not None
         if node.external is not None and entry.column is None:
-            return self._external(entry, structure, picked)
+            with self._external(entry, structure) as read:
+                return read(picked)
         if source is None and entry.column is None:
             raise Unsupported(f"/{'/'.join(node.path)} has no data source", status=405)
         if source is None or source.mimetype == SEGMENT_ARRAY_MIMETYPE:
@@ -325,17 +411,29 @@ class Arrays:
         if source.mimetype == ZARR_MIMETYPE:
             reserve_chunks(structure, entry.path)
             return self._kept(entry, structure, picked)
-        announced = ArrayStructure.from_wire(node.structure)
+        with self._registered(entry, source) as read:
+            return read(picked)
+
+    @contextmanager
+    def _registered(self, entry: Entry, source: DataSource) -> Iterator[Callable[[tuple[Index, ...]], np.ndarray]]:
+        """Give what reads parts of files that a client registered."""
+        assert entry.node is not None
+        announced = ArrayStructure.from_wire(entry.node.structure)
         watched = WatchedRoots(self._roots)
+        limit = self._limits.response_bytes
         self.require_unchanged(entry, {0: None})
         with open_registered(source, announced, watched) as reader:
-            try:
-                found = reader.read(picked, limit_bytes=self._limits.response_bytes)
-            except Unreadable:
-                self.require_unchanged(entry, watched.fingerprints([asset.data_uri for asset in source.assets]))
-                raise
-            self.require_unchanged(entry, {0: reader.fingerprint()}, watched)
-        return found
+
+            def read(picked: tuple[Index, ...]) -> np.ndarray:
+                try:
+                    found = reader.read(picked, limit_bytes=limit)
+                except Unreadable:
+                    self.require_unchanged(entry, watched.fingerprints([asset.data_uri for asset in source.assets]))
+                    raise
+                self.require_unchanged(entry, {0: reader.fingerprint()}, watched)
+                return found
+
+            yield read
 
     def require_unchanged(
         self, entry: Entry, used: Mapping[int, Fingerprint | None], watched: WatchedRoots | None = None
@@ -397,35 +495,46 @@ class Arrays:
                 raise NotReady(f"/{'/'.join(entry.path)} was replaced while it was read; read again") from None
             raise
 
-    def _external(self, entry: Entry, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
-        """Read rows through the frame map: by event, never by position in the files."""
+    @contextmanager
+    def _external(self, entry: Entry, structure: ArrayStructure) -> Iterator[Callable[[tuple[Index, ...]], np.ndarray]]:
+        """Give what reads rows through the frame map: by event, never by position in the files."""
         assert entry.node is not None
         assert entry.node.external is not None
-        external = as_found(ExternalArray.from_bytes(entry.node.external), entry.observation)
+        _, external = found_array(entry.node, entry.observation)
         joined = external.join == "concat" and bool(external.item_shape)
         factor = external.item_shape[0] if joined else 1
-        first = picked[0]
-        rows = selected(first, structure.shape[0]) if isinstance(first, slice) else range(first, first + 1)
-        # Not all rows and then those chosen: documents may announce more than memory holds.
-        chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
-        events, place = np.unique(chosen // factor, return_inverse=True)
-        resources, file_rows = external.locate(events)
-        inner = (slice(None), *picked[1:]) if joined else picked[1:]
         limit = self._limits.response_bytes
         watched = WatchedRoots(self._roots)
-        used = [int(number) for number in np.unique(resources)]
-        self.require_unchanged(entry, dict.fromkeys(used))
         files = event_files(external)
         with open_reader(files, watched) as reader:
-            try:
-                found = reader.read(resources, file_rows, inner, limit_bytes=limit)
-            except Unreadable:  # that a file is another one explains more than what is odd about it
-                self.require_unchanged(entry, watched.fingerprints([resource.uri for resource in files.resources]))
-                raise
-            self.require_unchanged(entry, {number: reader.fingerprint(number) for number in used}, watched)
-        # Joined along the first axis: an event is several rows of the array.
-        found = found[place, chosen % factor] if joined else found[place]
-        return found[0] if isinstance(first, int) else found
+
+            def read(picked: tuple[Index, ...]) -> np.ndarray:
+                first = picked[0]
+                rows = selected(first, structure.shape[0]) if isinstance(first, slice) else range(first, first + 1)
+                # Not all rows and then those chosen: documents may announce more than memory holds.
+                chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+                events, place = np.unique(chosen // factor, return_inverse=True)
+                resources, file_rows = external.locate(events)
+                inner = (slice(None), *picked[1:]) if joined else picked[1:]
+                used = [int(number) for number in np.unique(resources)]
+                self.require_unchanged(entry, dict.fromkeys(used))
+                try:
+                    found = reader.read(resources, file_rows, inner, limit_bytes=limit)
+                except Unreadable:  # that a file is another one explains more than what is odd about it
+                    uris = [resource.uri for resource in files.resources]
+                    self.require_unchanged(entry, watched.fingerprints(uris))
+                    raise
+                self.require_unchanged(entry, {number: reader.fingerprint(number) for number in used}, watched)
+                if joined:  # along the first axis: an event is several rows of the array
+                    found = found.reshape(-1, *found.shape[2:])
+                    place = place * factor + chosen % factor
+                if rows.step == 1:  # neighbours, and most often all there is: no copy
+                    found = found[int(place[0]) : int(place[0]) + len(rows)]
+                else:
+                    found = found[place]
+                return found[0] if isinstance(first, int) else found
+
+            yield read
 
 
 def as_bytes(array: np.ndarray) -> memoryview:

@@ -4,15 +4,17 @@ Slices are made by the client, which asks for the buffers that they touch. The b
 (`flystore.storage.PartStore`), so they are always of one write.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from flystore.catalog import Node
 from flystore.model.errors import Damaged, InvalidRequest, TooLarge, Unsupported
+from flystore.model.late import pa
 from flystore.model.structures import AWKWARD_MIMETYPE, AwkwardStructure, Family
 from flystore.storage import names_in, pack, read_zip, reserve, unpack_untrusted
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from flystore.catalog import Catalog, Node, Revision, Run, Snapshot
+from flystore.catalog import Catalog, Node, NotAtOnce, Revision, Run, Snapshot
 from flystore.model.errors import NotFound, Unsupported
 from flystore.model.queries import Query, SortKey, Verdict
-from flystore.model.structures import BLUESKY_RUN, ArrayStructure, Asset, DataSource, Family
+from flystore.model.structures import BLUESKY_RUN, ArrayStructure, Asset, DataSource, Family, RaggedStructure
 from flystore.projection import ExternalArray, assets, unescape
 from flystore.storage import Roots
 
@@ -34,7 +34,7 @@ class EntryPage(msgspec.Struct, frozen=True):
     Attributes
     ----------
     count : int
-        All children that match, not only these.
+        How many children match in all, as far as `flystore.catalog.Page` says.
     next_cursor, next_offset : int or None
         Where the next page begins, in order of insertion and in any order; both None at the end.
     """
@@ -85,6 +85,25 @@ class Browse:
     def moment(self) -> AbstractContextManager[Snapshot]:
         """Give one state of the catalogue, for calls that must not contradict each other; keep it short."""
         return self._catalog.read()
+
+    def glance(self) -> AbstractContextManager[Snapshot]:
+        """Give one state of the catalogue on an event loop, for `at_once`; errors as `Catalog.glance`."""
+        return self._catalog.glance()
+
+    def at_once(self, path: tuple[str, ...], glance: Snapshot) -> Entry:
+        """Return the node at `path`, of which a few point reads tell everything.
+
+        Raises
+        ------
+        NotAtOnce
+            If something else lies there, or nothing: `find` it in a thread.
+        """
+        if not path:
+            return root()
+        node = glance.node(path)
+        if node is None or _may_be_file(node):
+            raise NotAtOnce(f"/{'/'.join(path)} is no simple node")
+        return _entry_of(glance, node, path)
 
     def _within(self, moment: Snapshot | None) -> AbstractContextManager[Snapshot]:
         return self._catalog.read() if moment is None else nullcontext(moment)
@@ -171,17 +190,18 @@ class Browse:
             return None
         if path[-1] not in table.structure["columns"]:
             return None
+        structure = self._column_structure(snapshot, table, path[-1])
         return Entry(
             path=path,
-            family=Family.ARRAY,
+            family=Family.RAGGED if isinstance(structure, RaggedStructure) else Family.ARRAY,
             metadata=table.metadata.get(path[-1]) or {},
-            structure=self._column_structure(snapshot, table, path[-1]).to_wire(),
+            structure=structure.to_wire(),
             node=table,
             column=path[-1],
             access_tags=table.access_tags,
         )
 
-    def _column_structure(self, snapshot: Snapshot, table: Node, name: str) -> ArrayStructure:
+    def _column_structure(self, snapshot: Snapshot, table: Node, name: str) -> ArrayStructure | RaggedStructure:
         source = self.table_files.source_of(table, snapshot)
         if source is not None:
             return self.table_files.column_structure(table, source, name)
@@ -191,6 +211,8 @@ class Browse:
         if entry.file is not None:
             return 0 if moment is not None else self.inside.count(entry, queries)
         with self._within(moment) as snapshot:
+            if not queries and entry.node is not None:
+                return snapshot.count_children(entry.node.id)
             return snapshot.count(entry.stored_path, self._now(queries))
 
     def children(
@@ -231,9 +253,11 @@ class Browse:
         queries = self._now(queries)
         with self._within(moment) as snapshot:
             where = entry.stored_path
-            page = snapshot.children(where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor)
+            page = snapshot.children(
+                where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor, counted=True
+            )
             found = [_entry_of(snapshot, node, (*entry.path, node.path[-1])) for node in page.nodes]
-            return EntryPage(found, snapshot.count(where, queries), page.next_cursor, page.next_offset)
+            return EntryPage(found, page.count or 0, page.next_cursor, page.next_offset)
 
     def descendants(
         self,
@@ -414,7 +438,9 @@ def _entry_of(snapshot: Snapshot, node: Node, path: tuple[str, ...]) -> Entry:
 
 
 def _file_of(snapshot: Snapshot, node: Node) -> InFile | None:
+    return file_of(node, snapshot.data_source(node.id)) if _may_be_file(node) else None
+
+
+def _may_be_file(node: Node) -> bool:
     # A container that has a data source has a structure, if only an empty one; others are not asked.
-    if node.family is not Family.CONTAINER or node.structure is None:
-        return None
-    return file_of(node, snapshot.data_source(node.id))
+    return node.family is Family.CONTAINER and node.structure is not None

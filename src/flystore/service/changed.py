@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from flystore.catalog import Observation, Run
+from flystore.catalog import Observation, Run, RunHeard
 from flystore.readers import ResourceProbe
 from flystore.storage import OpenedFile, Roots
 
@@ -53,7 +53,7 @@ class WatchedRoots(Roots):
 
 
 def settled_when(
-    known: Observation | None, run: Run | None, now: float, found: Sequence[ResourceProbe]
+    known: Observation | None, run: Run | RunHeard | None, now: float, found: Sequence[ResourceProbe]
 ) -> float | None:
     """Return when the files were first found settled, Unix seconds: earlier, just now (at `now`), or not yet (None)."""
     before = settled_at(known)
@@ -64,6 +64,12 @@ def settled_when(
     quiet_since = (now - QUIET_S) * _NS
     quiet = all(probe.status == OK and (probe.modified_ns or 0) <= quiet_since for probe in found)
     return now if quiet else None
+
+
+def may_settle(observation: Observation | None, now: float) -> bool:
+    """Return whether a look at `now` may find files settled; while the newest known is young, none will."""
+    quiet_since = (now - QUIET_S) * _NS
+    return all(probe.status != OK or (probe.modified_ns or 0) <= quiet_since for probe in found_in(observation))
 
 
 def settled_at(observation: Observation | None) -> float | None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from flystore.catalog import Catalog, LogRecord, Node, is_as_stored, problem_of
+from flystore.catalog import Catalog, LogRecord, Node, Segment, is_as_stored, is_column, problem_of
 from flystore.model.errors import Damaged, FlystoreError, NotFound
 from flystore.model.frames import FrameDecoder
 from flystore.model.structures import KEPT_IN_FILES, ZARR_MIMETYPE, Family, Management
-from flystore.storage import ArrayStore, PartStore, decode_segment
+from flystore.storage import ArrayStore, PartStore, decode_column, decode_header, decode_segment
 
 from .changed import compared
 from .findings import Check, checked
@@ -160,14 +160,12 @@ def _verify_rows(catalog: Catalog, check: Check) -> None:
             break
         for number, series, segment in page:
             after = number
+            if is_column(series):  # looked at with the rows that it belongs to
+                continue
             where = f"the rows of /{series} from {segment.first_row} on"
             problem = problem_of(segment)
             if problem is None and segment.body is not None:
-                try:
-                    found = decode_segment(segment.body).num_rows
-                    problem = None if found == segment.rows else f"{segment.rows} rows were stored, {found} are there"
-                except Damaged as error:
-                    problem = error.message
+                problem = _problem_within(catalog, series, segment)
             if problem is not None:
                 check.bad(where, problem)
             elif segment.crc is None:
@@ -177,6 +175,23 @@ def _verify_rows(catalog: Catalog, check: Check) -> None:
     with catalog.read() as snapshot:
         for series in snapshot.broken_series():
             check.bad(f"the rows of /{series}", "rows between those stored are not there")
+
+
+def _problem_within(catalog: Catalog, series: str, segment: Segment) -> str | None:
+    """Return what is wrong with rows whose body is as it was stored; None if nothing is."""
+    try:
+        if not segment.by_columns:
+            found = decode_segment(segment.body or b"").num_rows
+            return None if found == segment.rows else f"{segment.rows} rows were stored, {found} are there"
+        schema = decode_header(segment.body or b"")
+        with catalog.read() as snapshot:
+            if snapshot.began(series) is None:  # deleted meanwhile
+                return None
+            for number, field in enumerate(schema):
+                decode_column(field, segment.rows, snapshot.column(series, segment, number))
+    except Damaged as error:
+        return error.message
+    return None
 
 
 def _nodes(catalog: Catalog) -> Iterator[Node]:

@@ -1,16 +1,19 @@
 """Columns of slow data as arrays."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pyarrow as pa
 
-from flystore.catalog import Catalog, Node, Segment, Snapshot
+from flystore.catalog import Catalog, Choose, Node, Segment, Snapshot
 from flystore.model.errors import Damaged, NotFound
-from flystore.model.structures import ArrayStructure, TableStructure
+from flystore.model.late import pa
+from flystore.model.structures import ArrayStructure, RaggedStructure, TableStructure
 from flystore.projection import cast_column
-from flystore.storage import decode_segment, released, reserve
+from flystore.storage import decode_column, decode_header, decode_segment, released, reserve
 
+from .nested import Lists, Nested, Values, count, innermost
 from .projecting import series_of
 
 
@@ -28,23 +31,45 @@ def stored_pieces(snapshot: Snapshot, series: str, names: Sequence[str]) -> list
         If a segment is not what was stored.
     """
     pieces: list[list[pa.Array]] = [[] for _ in names]
-    for segment in snapshot.segments(series):
-        batch = _batch_of(segment, series)
-        for place, name in enumerate(names):
-            known = name in batch.schema.names
-            pieces[place].append(batch.column(name) if known else pa.nulls(batch.num_rows))
+    for segment in snapshot.segments(series, choose=_choose(names)):
+        for place, column in enumerate(_columns_of(segment, series, names)):
+            pieces[place].append(column)
     return pieces
 
 
-def _batch_of(segment: Segment, series: str) -> pa.RecordBatch:
+def _choose(names: Sequence[str]) -> Choose:
+    wanted = frozenset(names)
+    return lambda header: [number for number, name in enumerate(decode_header(header).names) if name in wanted]
+
+
+def _columns_of(segment: Segment, series: str, names: Sequence[str]) -> list[pa.Array]:
+    """Return columns of a segment as stored; null where it has none of that name."""
     assert segment.body is not None
-    reserve(len(segment.body), f"the rows of {series}")
+    reserve(segment.nbytes, f"the rows of {series}")
+    if segment.by_columns:
+        schema = decode_header(segment.body)
+        read = {
+            schema.field(number).name: decode_column(schema.field(number), segment.rows, body)
+            for number, body in segment.columns.items()
+        }
+        return [read[name] if name in read else pa.nulls(segment.rows) for name in names]
     batch = decode_segment(segment.body)
     if batch.num_rows != segment.rows:
         raise Damaged(
             f"the segment of {series} at row {segment.first_row} holds {batch.num_rows} rows, not {segment.rows}"
         )
-    return batch
+    places = map(batch.schema.get_field_index, names)
+    return [pa.nulls(segment.rows) if place < 0 else batch.column(place) for place in places]
+
+
+def stored_names(snapshot: Snapshot, series: str) -> set[str]:
+    """Return the names of all columns that a series has stored anything of."""
+    found: set[str] = set()
+    for segment in snapshot.segments(series):
+        if segment.body is not None:
+            known = decode_header(segment.body) if segment.by_columns else decode_segment(segment.body).schema
+            found.update(known.names)
+    return found
 
 
 def shown_schema(node: Node, columns: Sequence[str] | None = None) -> tuple[pa.Schema, tuple[str, ...]]:
@@ -92,15 +117,15 @@ def shown_rows(
     NotReady
         If the rows were replaced meanwhile.
     """
-    for segment in catalog.segments(series, 0, rows, began):
+    at = 0
+    for segment in catalog.segments(series, 0, rows, began, choose=_choose(schema.names)):
         with released():
-            batch = _batch_of(segment, series)
-        arrays = [
-            cast_column(batch.column(name) if name in batch.schema.names else pa.nulls(batch.num_rows), kind)
-            for name, kind in zip(schema.names, schema.types, strict=True)
-        ]
+            columns = _columns_of(segment, series, schema.names)
+        arrays = [cast_column(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
         found = pa.RecordBatch.from_arrays(arrays, schema=schema)
-        yield found.slice(0, rows - segment.first_row)
+        # Rows that were merged meanwhile may begin before what was read already.
+        yield found.slice(at - segment.first_row, rows - at)
+        at = segment.first_row + segment.rows
 
 
 def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = None) -> pa.Table:
@@ -127,7 +152,7 @@ def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     of lists of one length become further axes, rows of unequal lists become text.
     """
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind):
         rows = column.to_pylist()
         try:
             found = np.array([[] if row is None else row for row in rows])
@@ -144,12 +169,52 @@ def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     return found
 
 
-def column_structure(snapshot: Snapshot, table: Node, name: str) -> ArrayStructure:
-    """Return the structure of a column: from the schema alone where that says it all."""
+def column_to_nested(column: pa.ChunkedArray) -> Nested | None:
+    """Return a column of lists of numbers that differ in length; None if it is something else.
+
+    A row that is null has no items.
+    """
+    node, levels = column.combine_chunks(), []
+    while _is_list(node.type):
+        lengths = node.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        levels.append(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        node = node.flatten()
+    kind = node.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        return None
+    if all(len(offsets) < 3 or np.ptp(np.diff(offsets)) == 0 for offsets in levels):
+        return None
+    values = node.to_numpy(zero_copy_only=False)
+    if values.dtype == object:  # truth values and null
+        return None
+    found: Nested = Values(values)
+    for offsets in reversed(levels):
+        found = Lists(offsets, found)
+    return found
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def column_structure(snapshot: Snapshot, table: Node, name: str) -> ArrayStructure | RaggedStructure:
+    """Return the structure of a column: from the schema alone where that says it all.
+
+    Lists of numbers that differ in length are ragged, as they are for Tiled.
+    """
     assert table.structure is not None
     kind = TableStructure.from_wire(table.structure).schema.field(name).type
     rows = snapshot.rows(series_of_table(table))
     if pa.types.is_floating(kind):
         return ArrayStructure.of(kind.to_pandas_dtype(), (rows,))
-    found = column_to_numpy(read_table(snapshot, table, [name]).column(0))
+    column = read_table(snapshot, table, [name]).column(0)
+    nested = column_to_nested(column) if _is_list(kind) else None
+    if nested is not None:
+        axes = (None,) * _depth(kind)
+        return RaggedStructure(innermost(nested).dtype.str, (rows, *axes), count(nested))
+    found = column_to_numpy(column)
     return ArrayStructure.of(found.dtype, found.shape)
+
+
+def _depth(kind: pa.DataType) -> int:
+    return 1 + _depth(kind.value_type) if _is_list(kind) else 0

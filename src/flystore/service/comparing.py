@@ -1,8 +1,11 @@
 """Comparing: the trees worked out again from the log, and held against those that are stored.
 
-Nothing is changed. Runs that came as documents are worked out in a temporary catalogue, one at a time, and undone
-there. For nodes of the Tiled protocol the operations are folded into what each should be.
+Nothing is changed. Runs that came as documents are worked out in a temporary catalogue, one at a time, with what people
+edited of them laid over, and undone there. For nodes of the Tiled protocol the operations are folded into what each
+should be.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +13,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 
 from flystore.catalog import Catalog, Node, Run, Snapshot, Transaction
+from flystore.model.late import pa
 from flystore.model.structures import DataSource, Family
 from flystore.projection import RunState, advance, segment, verdict
 
 from .checking import run_uids
-from .columns import series_of_table, stored_pieces
+from .columns import series_of_table, stored_names, stored_pieces
 from .findings import Check
 from .ingest import logged_documents
 from .operations import RowsWritten
 from .projecting import apply_changes, series_of
-from .rebuilding import as_shown, batches, folded, subtree
+from .rebuilding import as_shown, batches, folded, overlays_of, subtree
 
 
 class _Undo(Exception):
@@ -68,11 +71,11 @@ def _compare_run(stored: Snapshot, temporary: Catalog, run: Run, check: Check) -
     paths: set[str] = set()
     try:
         with temporary.write() as again:
-            state = RunState.new(run.uid)
+            state, overlays = RunState.new(run.uid), overlays_of(stored, root)
             for documents in batches(logged_documents(stored, run.uid)):
                 documents = [document for document in documents if document[0] < run.projected]
                 state, changes = advance(state, documents)
-                apply_changes(again, run.uid, changes, run.last_received)
+                apply_changes(again, run.uid, changes, run.last_received, overlays=overlays)
             paths = {"/".join(node.path) for node in subtree(again, root)}
             _compare_nodes(stored, again, root, check)
             _compare_record(run, state, stored.node(root), check)
@@ -113,8 +116,6 @@ def _compare_nodes(stored: Snapshot, again: Transaction, root: tuple[str, ...], 
             check.bad(where, "it does not follow from the log")
         elif differing := _differing(as_shown(found[path]), as_shown(wanted[path])):
             check.bad(where, f"its {', '.join(differing)} do not follow from the log")
-        elif found[path].access_tags != wanted[path].access_tags:
-            check.bad(where, "its access tags do not follow from the log")
         elif _source_of(stored, found[path]) != _source_of(again, wanted[path]):
             check.bad(where, "where its data lies does not follow from the log")
         elif path in wanted and not _same_rows(stored, again, path):
@@ -144,7 +145,7 @@ def _same_rows(stored: Snapshot, again: Snapshot, path: tuple[str, ...]) -> bool
         return False
     if stored.rows(series) == 0:
         return True
-    names = sorted(_columns(stored, series) | _columns(again, series))
+    names = sorted(stored_names(stored, series) | stored_names(again, series))
     return all(
         same_values(one, other)
         for one, other in zip(stored_pieces(stored, series, names), stored_pieces(again, series, names), strict=True)
@@ -162,15 +163,6 @@ def same_values(one: list[pa.Array], other: list[pa.Array]) -> bool:
     )
 
 
-def _columns(snapshot: Snapshot, series: str) -> set[str]:
-    found: set[str] = set()
-    for part in snapshot.segments(series):
-        if part.body is not None:
-            with pa.ipc.open_stream(pa.py_buffer(part.body)) as reader:
-                found.update(reader.schema.names)
-    return found
-
-
 # --------------------------------------------------------------------------- nodes of the protocol
 
 
@@ -183,18 +175,9 @@ def _compare_protocol(stored: Snapshot, check: Check) -> set[str]:
         if found is None:
             check.bad(where, "the log makes it, and it is not there")
             continue
-        told = {
-            "family": node.family,
-            "specs": node.specs,
-            "metadata": node.metadata,
-            "structure": node.structure,
-            "external": None,
-        }
-        differing = _differing(as_shown(found), told)
+        differing = _differing(as_shown(found), node.as_shown())
         if differing:
             check.bad(where, f"its {', '.join(differing)} do not follow from the log")
-        elif found.access_tags:
-            check.bad(where, "its access tags do not follow from the log")
         elif _source_of(stored, found) != _without_ids(node.source):
             check.bad(where, "where its data lies does not follow from the log")
         elif found.family is Family.TABLE and stored.rows(series_of_table(found)) != rows.get(path, 0):

@@ -8,7 +8,7 @@ from flystore.catalog import Catalog
 from flystore.model.frames import FrameDecoder, FrameEncoder, frame, is_document
 
 from .browse import run_at
-from .log_bodies import in_order, payloads_of
+from .log_bodies import frames_of, in_order, payloads_of
 from .reconstruction import Document, reconstructed
 
 
@@ -62,8 +62,13 @@ class Documents:
         # Rebuilt before the first byte is sent, so that what cannot be read is an answer and no broken stream.
         return FoundDocuments(_encoded(list(reconstructed(self._catalog, path)), first), True)
 
-    def read(self, path: tuple[str, ...]) -> ReadDocuments:
+    def read(self, path: tuple[str, ...], *, as_text: bool = False) -> ReadDocuments:
         """Return the documents of run `path` themselves, read as they are asked for.
+
+        Parameters
+        ----------
+        as_text
+            They are only encoded again: events may be structs instead of dictionaries.
 
         Raises
         ------
@@ -73,11 +78,11 @@ class Documents:
         with self._catalog.read() as snapshot:
             run = run_at(snapshot, path)
         if run.writer == "documents":
-            return ReadDocuments(self._decoded(run.uid, run.watermark), False)
+            return ReadDocuments(self._decoded(run.uid, run.watermark, as_text), False)
         return ReadDocuments(reconstructed(self._catalog, path), True)
 
-    def _decoded(self, uid: str, watermark: int) -> Iterator[Document]:
-        decoder = FrameDecoder()
+    def _decoded(self, uid: str, watermark: int, as_text: bool) -> Iterator[Document]:
+        decoder = FrameDecoder(as_text=as_text)
         for record in in_order(self._catalog.documents(uid), uid, watermark):
             for payload in payloads_of(record):
                 document = decoder.decode(payload)
@@ -88,10 +93,13 @@ class Documents:
         # Templates come before the events that need them, so all records are walked from the first on.
         for record in in_order(self._catalog.documents(uid), uid, watermark):
             ordinal, kept = record.first_ordinal or 0, []
+            if ordinal >= first:
+                yield frames_of(record)
+                continue
             for payload in payloads_of(record):
                 document = is_document(payload)
                 if not document or ordinal >= first:
-                    kept.append(frame(bytes(payload)))
+                    kept.append(frame(payload))
                 ordinal += document
             if kept:
                 yield b"".join(kept)

@@ -1,13 +1,15 @@
 """What is at a path, as a source for the encoders of `flystore.service.export`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from flystore.catalog import Catalog, Snapshot
 from flystore.model.errors import NotFound
+from flystore.model.late import pa
 from flystore.model.structures import BLUESKY_RUN, Family, RaggedStructure
 from flystore.storage import reserve
 
@@ -106,7 +108,7 @@ class Exports:
         NotFound
             If `path` is not a run.
         """
-        found = self._documents.read(path)
+        found = self._documents.read(path, as_text=True)
         _reserve(path)
         return ContainerSource("/" + "/".join(path), {}, lambda: iter(()), lambda: found.documents)
 
@@ -146,7 +148,7 @@ class Exports:
             name="/" + "/".join(entry.path),
             metadata=entry.metadata,
             children=children,
-            documents=(lambda: self._documents.read(entry.path).documents) if whole_run else None,
+            documents=(lambda: self._documents.read(entry.path, as_text=True).documents) if whole_run else None,
         )
 
     def _entries(self, entry: Entry) -> Iterator[Entry]:

@@ -1,10 +1,11 @@
 """What was sent of a table, in the columns that the table has."""
 
+from __future__ import annotations
+
 import re
 
-import pyarrow as pa
-
 from flystore.model.errors import InvalidRequest
+from flystore.model.late import pa
 
 _PLAIN_INDEX = re.compile(r"__index_level_\d+__")
 """Index without a name, which clients of the protocol send of every DataFrame and do not announce."""

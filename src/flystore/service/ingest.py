@@ -9,6 +9,7 @@ ever sees one without the others. A document's content is never a reason to refu
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -19,22 +20,22 @@ from flystore.model.encoding import decoded_size
 from flystore.model.errors import (
     Conflict,
     ContentClash,
-    Damaged,
     InvalidRequest,
     SequenceGap,
     StaleEpoch,
     TooLarge,
     Unavailable,
 )
-from flystore.model.frames import FrameDecoder, frame, is_document, split_frames
+from flystore.model.frames import FrameDecoder, is_document
 from flystore.model.queries import INTERRUPTED
 from flystore.projection import RunState, advance, verdict
 from flystore.storage import reserve
 
+from .arriving import Arrived, beyond, decoded, split
 from .limits import Limits
 from .log_bodies import in_order, pack, payloads_of
 from .probing import Prober
-from .projecting import apply_changes
+from .projecting import Storable, apply_changes, storable
 from .recent import Recent
 from .requests import seconds_of
 
@@ -64,22 +65,6 @@ class Ack(msgspec.Struct, frozen=True):
     verdict: str | None = None
 
 
-class _Arrived(msgspec.Struct):
-    """The documents of one batch, still encoded.
-
-    `payloads[i]` is the i-th document, `digests[i]` its hash; `lead[i]` are the template payloads
-    that came just before it.
-    """
-
-    payloads: list[bytes]
-    digests: list[bytes]
-    lead: list[list[bytes]]
-
-    def beyond(self, known: int) -> "_Arrived":
-        """Return all but the first `known` documents."""
-        return _Arrived(self.payloads[known:], self.digests[known:], self.lead[known:])
-
-
 class _Batch(msgspec.Struct, frozen=True):
     """The envelope of a batch: whose documents, from which ordinal on, from which writer, and when."""
 
@@ -88,6 +73,30 @@ class _Batch(msgspec.Struct, frozen=True):
     epoch: int
     writer: Writer
     received: float
+
+
+class _Work(msgspec.Struct, frozen=True):
+    """What a batch comes to if the run is still at `before` when it is stored.
+
+    Attributes
+    ----------
+    before : RunState
+    arrived : Arrived
+    body : bytes
+        The documents as the log keeps them.
+    after : RunState
+        With the templates of the batch; its tree is that of before if the projection failed.
+    changes : list of changes
+    failure : Exception or None
+        A defect of the projection.
+    """
+
+    before: RunState
+    arrived: Arrived
+    body: bytes
+    after: RunState
+    changes: list[Storable]
+    failure: Exception | None = None
 
 
 class _Stored(msgspec.Struct):
@@ -165,21 +174,31 @@ class Ingest:
         self._states.clear()
 
     def _take(self, batch: "_Batch", body: bytes) -> Ack:
-        views = self._split(body)
-        # Before the transaction, which must not wait for memory.
-        reserve(decoded_size(views, self._uncounted, self._most), "this batch, decoded,")
+        payloads = split(body)
+        if len(payloads) > self._limits.batch_documents:
+            self._require_few(payloads)
+        reserve(decoded_size(payloads, self._uncounted, self._most), "this batch, decoded,")
         reach("service.before_batch")
+        # Before the transaction, which keeps all other writers waiting: usually the run is as it was left.
+        work = self._prepared(batch, body, payloads)
         with self._catalog.write() as tx:
             run = tx.run(batch.uid)
             watermark = _admit(run, batch)
             state = self._state(batch.uid, run)
-            arrived = self._parse(views, state)
+            if work is not None and not (_behind(run) == batch.first and _are_same(work.before, state)):
+                work = None
+            arrived = work.arrived if work is not None else decoded(body, payloads, state.templates, batch.first)
             _compare(tx, batch, watermark, arrived)
             fresh = max(0, watermark - batch.first)
-            if fresh >= len(arrived.payloads):
+            if fresh >= len(arrived.digests):
                 stored = self._known(tx, run, watermark, batch.epoch)
             else:
-                stored = self._store(tx, batch, run, state, arrived.beyond(fresh), batch.first + fresh)
+                if work is None or fresh:
+                    first = batch.first + fresh
+                    if fresh:
+                        arrived = decoded(*beyond(payloads, fresh), state.templates, first)
+                    work = self._work(batch, state, arrived, partial(self._missed, tx, batch.uid, _behind(run), first))
+                stored = self._store(tx, batch, run, work, batch.first + fresh)
         reach("service.after_batch")
         if stored.state is not None and stored.projected:
             self._states[(batch.uid, stored.ack.watermark)] = stored.state
@@ -188,6 +207,56 @@ class Ingest:
             return msgspec.structs.replace(stored.ack, verdict=self._verdict_line(batch.uid))
         return stored.ack
 
+    def _require_few(self, payloads: Sequence[bytes]) -> None:
+        count = sum(map(is_document, payloads))
+        if count > self._limits.batch_documents:
+            raise TooLarge(
+                f"a batch of {count} documents; this service takes {self._limits.batch_documents} at once",
+                limit=self._limits.batch_documents,
+            )
+
+    def _prepared(self, batch: "_Batch", body: bytes, payloads: Sequence[bytes]) -> _Work | None:
+        """Return what the batch comes to if the run goes on with it; None if it does not.
+
+        Errors are left to the transaction, which sees the run as it is by then.
+        """
+        state = self._states.get((batch.uid, batch.first))
+        if state is None:
+            with self._catalog.read() as snapshot:
+                run = snapshot.run(batch.uid)
+            if batch.first != (0 if run is None else run.watermark) or batch.first != _behind(run):
+                return None
+            state = self._state(batch.uid, run)
+        try:
+            return self._work(batch, state, decoded(body, payloads, state.templates, batch.first), list)
+        except InvalidRequest:
+            return None
+
+    def _work(
+        self,
+        batch: "_Batch",
+        state: RunState,
+        arrived: Arrived,
+        missed: Callable[[], Sequence[tuple[int, str, dict[str, Any]]]],
+    ) -> _Work:
+        """Work out what follows from documents that are new, and from those `missed`, which came before.
+
+        A defect in the projection must not refuse documents: they are in the log, the tree stays
+        where it was, and the next batch (after an upgrade, perhaps) starts from there.
+        """
+        body, unchanged = pack(arrived.frames), state.with_templates(arrived.templates)
+        if batch.writer != "documents":
+            return _Work(state, arrived, body, unchanged, [])
+        try:
+            advanced, changes = advance(state, [*missed(), *arrived.items])
+            advanced = advanced.with_templates(arrived.templates)
+            advanced.to_bytes()  # a state that cannot be kept is none
+            return _Work(state, arrived, body, advanced, storable(changes))
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above: whatever it is, the documents are kept
+            return _Work(state, arrived, body, unchanged, [], error)
+
     def _known(self, tx: Transaction, run: Run | None, watermark: int, epoch: int) -> "_Stored":
         """Answer a batch of which all is stored already."""
         assert run is not None
@@ -195,40 +264,23 @@ class Ingest:
             tx.save_run(msgspec.structs.replace(run, epoch=epoch))
         return _Stored(Ack(watermark, max(epoch, run.epoch)), None, [], stopped=not run.open)
 
-    def _store(
-        self,
-        tx: Transaction,
-        batch: "_Batch",
-        run: Run | None,
-        state: RunState,
-        new: _Arrived,
-        start: int,
-    ) -> "_Stored":
+    def _store(self, tx: Transaction, batch: "_Batch", run: Run | None, work: _Work, start: int) -> "_Stored":
         """Store documents that are new, from ordinal `start` on, with all that follows from them."""
-        uid = batch.uid
-        decoder = FrameDecoder(state.templates)
-        documents: list[tuple[int, str, dict[str, Any]]] = []
-        stored: list[bytes] = []
-        for ordinal, (lead, payload) in enumerate(zip(new.lead, new.payloads, strict=True), start):
-            for template in lead:
-                decoder.decode(template)
-                stored.append(frame(template))
-            decoded = decoder.decode(payload)
-            assert decoded is not None
-            stored.append(frame(payload))
-            documents.append((ordinal, *decoded))
-        watermark = start + len(documents)
-        body, digests = pack(b"".join(stored)), b"".join(new.digests)
-        tx.append_documents(uid, start, len(documents), batch.epoch, digests, body, batch.received)
-        look_at: list[int] = []
-        projected = watermark
+        uid, digests = batch.uid, work.arrived.digests
+        watermark = start + len(digests)
+        tx.append_documents(uid, start, len(digests), batch.epoch, b"".join(digests), work.body, batch.received)
         reach("service.before_projection")
-        if batch.writer == "documents":
-            state, look_at, projected = self._project(tx, batch, run, state, documents, decoder)
-        else:
-            state = state.with_templates(decoder.templates)
+        look_at: list[int] = []
+        state, failure = work.after, work.failure
+        if failure is None:
+            look_at, failure = self._apply(tx, batch, work)
+        projected = watermark
+        if failure is not None:
+            state, projected = work.before.with_templates(work.arrived.templates), _behind(run)
+            log.error("run %s: documents from %d on are stored but not shown", uid, projected, exc_info=failure)
         reach("service.after_projection")
-        stopped = any(name == "stop" for _, name, _ in documents)
+        single = [item for item in work.arrived.items if isinstance(item, tuple)]
+        stopped = any(name == "stop" for _, name, _ in single)
         # A late stop document wins over somebody's word that the run was interrupted.
         closed = None if stopped or run is None else run.closed
         tx.save_run(
@@ -241,41 +293,22 @@ class Ingest:
                 state=state.to_bytes(),
                 open=not (stopped or (run is not None and not run.open)),
                 last_received=batch.received,
-                start_time=_start_time(documents, run),
+                start_time=_start_time(single, run),
                 verdict=_state_word(state, closed) if batch.writer == "documents" else None,
                 closed=closed,
             )
         )
         return _Stored(Ack(watermark, batch.epoch), state, look_at, stopped, projected == watermark)
 
-    def _project(
-        self,
-        tx: Transaction,
-        batch: "_Batch",
-        run: Run | None,
-        state: RunState,
-        documents: Sequence[tuple[int, str, dict[str, Any]]],
-        decoder: FrameDecoder,
-    ) -> tuple[RunState, list[int], int]:
-        """Return the new state, nodes with files to look at, and the ordinal projected up to.
-
-        A defect in the projection must not refuse documents: they are in the log, the tree stays
-        where it was, and the next batch (after an upgrade, perhaps) starts from there.
-        """
-        behind = 0 if run is None else run.projected
+    def _apply(self, tx: Transaction, batch: "_Batch", work: _Work) -> tuple[list[int], Exception | None]:
+        """Store the changes; return nodes with files to look at, and a defect that left nothing of them."""
         try:
-            todo = [*self._missed(tx, batch.uid, behind, documents[0][0]), *documents]
-            advanced, changes = advance(state, todo)
-            advanced = advanced.with_templates(decoder.templates)
-            advanced.to_bytes()  # a state that cannot be kept is none
             with tx.savepoint():
-                external = apply_changes(tx, batch.uid, changes, batch.received)
+                return apply_changes(tx, batch.uid, work.changes, batch.received), None
         except Unavailable:  # not the projection failed but the disk; the transaction may be undone already
             raise
-        except Exception:  # see above: whatever it is, the documents are kept
-            log.exception("run %s: documents from %d on are stored but not shown", batch.uid, behind)
-            return state.with_templates(decoder.templates), [], behind
-        return advanced, external, documents[-1][0] + 1
+        except Exception as error:  # noqa: BLE001 - see `_work`
+            return [], error
 
     def _missed(self, tx: Transaction, uid: str, behind: int, start: int) -> list[tuple[int, str, dict[str, Any]]]:
         """Return the documents stored earlier that the projection has not seen; normally none."""
@@ -290,35 +323,14 @@ class Ingest:
         cached = self._states.get((uid, run.watermark)) if run.projected == run.watermark else None
         return cached if cached is not None else RunState.from_bytes(run.state)
 
-    def _split(self, body: bytes) -> list[memoryview]:
-        try:
-            return [payload for _, payload in split_frames(body, where="the batch")]
-        except Damaged as error:
-            raise InvalidRequest(f"{error.message}; nothing of it was stored", **error.facts) from error
 
-    def _parse(self, views: Sequence[memoryview], state: RunState) -> _Arrived:
-        decoder = FrameDecoder(state.templates)
-        arrived = _Arrived([], [], [])
-        lead: list[bytes] = []
-        for view in views:
-            payload = bytes(view)
-            if not is_document(payload):
-                decoder.decode(payload)
-                lead.append(payload)
-                continue
-            arrived.payloads.append(payload)
-            arrived.digests.append(decoder.digest(payload))
-            arrived.lead.append(lead)
-            lead = []
-        if len(arrived.payloads) > self._limits.batch_documents:
-            raise TooLarge(
-                f"a batch of {len(arrived.payloads)} documents; this service takes "
-                f"{self._limits.batch_documents} at once",
-                limit=self._limits.batch_documents,
-            )
-        if not arrived.payloads:
-            raise InvalidRequest("the batch holds no document")
-        return arrived
+def _are_same(one: RunState, other: RunState) -> bool:
+    return one is other or one == other
+
+
+def _behind(run: Run | None) -> int:
+    """Return up to where the documents of a run are shown."""
+    return 0 if run is None else run.projected
 
 
 def _check_uid(uid: str) -> None:
@@ -353,7 +365,7 @@ def _gap(uid: str, first: int, expected: int) -> SequenceGap:
     return SequenceGap(f"run {uid}: the batch starts at document {first}, but {expected} is next", expected=expected)
 
 
-def _compare(tx: Transaction, batch: _Batch, watermark: int, arrived: _Arrived) -> None:
+def _compare(tx: Transaction, batch: _Batch, watermark: int, arrived: Arrived) -> None:
     uid, first = batch.uid, batch.first
     stop = min(watermark, first + len(arrived.digests))
     if stop <= first:

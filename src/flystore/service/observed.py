@@ -16,7 +16,15 @@ from flystore.model.structures import Family
 from flystore.projection import ExternalArray, FrameMap, RowRun
 from flystore.readers import ResourceProbe
 
+from .recent import Recent
+
 OK = "ok"
+
+_KEPT_BYTES = 128 << 10
+"""Longer maps are worked out each time: thousands of gaps, and a read of them takes longer than that anyway."""
+
+_lately: Recent[int, tuple[bytes, Observation | None, tuple[int, ExternalArray]]] = Recent(32)
+"""By node; good only for the same map and observation, so it does not matter of which store it is."""
 
 
 def to_observation(
@@ -77,6 +85,19 @@ def as_found(external: ExternalArray, observation: Observation | None) -> Extern
     return msgspec.structs.replace(external, frame_map=FrameMap.of(pieces))
 
 
+def found_array(node: Node, observation: Observation | None) -> tuple[int, ExternalArray]:
+    """Return how many rows were announced of an external array, and the array as its files have it."""
+    assert node.external is not None
+    kept = _lately.get(node.id)
+    if kept is not None and kept[0] == node.external and kept[1] == observation:
+        return kept[2]
+    announced = ExternalArray.from_bytes(node.external)
+    worked_out = len(announced.frame_map), as_found(announced, observation)
+    if len(node.external) <= _KEPT_BYTES:
+        _lately[node.id] = node.external, observation, worked_out
+    return worked_out
+
+
 def _taken(probe: ResourceProbe) -> int | None:
     """Return how many rows were written into a file, in so far as it tells."""
     if probe.status != OK:
@@ -115,8 +136,8 @@ def readable_structure(node: Node, observation: Observation | None) -> dict[str,
     if structure is None or node.family is not Family.ARRAY or observation is None:
         return structure
     if node.external is not None:
-        external = ExternalArray.from_bytes(node.external)
-        announced, found = len(external.frame_map), len(present_map(external, observation))
+        announced, array = found_array(node, observation)
+        found = len(array.frame_map)
         if found == announced or announced == 0:
             return structure
         return cut(structure, structure["shape"][0] // announced * found, node.key)
@@ -137,7 +158,8 @@ def cut(structure: dict[str, Any], rows: int, key: str) -> dict[str, Any]:
             break
         lengths.append(min(length, left))
         left -= lengths[-1]
-    inner = structure["dims"][1:] if structure["dims"] else inner_dims(key, len(structure["shape"]) - 1)
+    axes, names = len(structure["shape"]), structure["dims"]
+    inner = names[1:] if names and len(names) == axes else inner_dims(key, axes - 1)
     return {
         **structure,
         "shape": [rows, *structure["shape"][1:]],

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from flystore.catalog import EDITED
 from flystore.model.errors import InvalidRequest
+from flystore.model.overlay import Overlay
 from flystore.model.structures import DataSource, Family, Spec
 
 
@@ -64,6 +66,14 @@ class MetadataSet(Operation, frozen=True):
     access_tags: tuple[str, ...] | None = None
 
 
+class Edited(Operation, frozen=True):
+    """What people changed of a node made from documents; laid over what its documents lead to."""
+
+    action: ClassVar[str] = EDITED
+
+    edit: Overlay
+
+
 class RowsWritten(Operation, frozen=True):
     """Rows were appended to a table, or replaced all of it; `digest` is BLAKE2b-128 of the body that came.
 
@@ -101,6 +111,6 @@ class ArrayWritten(Operation, frozen=True):
 
 
 ACTIONS: dict[str, type[Operation]] = {
-    kind.action: kind for kind in (Created, DataSourcePut, MetadataSet, RowsWritten, StructureSet, ArrayWritten)
+    kind.action: kind for kind in (Created, DataSourcePut, MetadataSet, Edited, RowsWritten, StructureSet, ArrayWritten)
 }
 """Operations that are maps, by their names in the log; the others have no body, or a sentence."""

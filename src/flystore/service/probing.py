@@ -11,24 +11,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from threading import Condition, Thread
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from flystore.catalog import Catalog, Node, Observation
+from flystore.catalog import Catalog, Node, Observation, RunHeard, Snapshot
 from flystore.model.errors import FlystoreError, MissingAsset, NoAccess, NotFound, OutsideRoots, Unavailable
-from flystore.model.structures import ArrayStructure, Family, Management
+from flystore.model.structures import ArrayStructure, DataSource, Family, Management
 from flystore.projection import ExternalArray
 from flystore.readers import ArrayProbe, ResourceProbe, open_reader, open_registered
 from flystore.storage import Budget, Roots
 
 from .changed import QUIET_S, WatchedRoots, compared, settled_when
 from .files import event_files
-from .observed import OK, is_of, readable_structure, to_observation
+from .observed import OK, found_in, is_of, readable_structure, to_observation
 
 log = logging.getLogger("flystore.service")
 
 _PART_BYTES = 64 << 20
+
+_MOST_LOOKED = 10_000
 
 LOOK_AGAIN_S = 0.05
 """A file that was looked at so short a time ago is not looked at again."""
@@ -48,6 +51,7 @@ class Prober:
         self._roots = roots
         self._clock = clock
         self._budget = budget
+        self._looked: dict[int, tuple[int, float]] = {}
         self._waiting: dict[int, None] = {}
         self._busy = False
         self._closed = False
@@ -91,21 +95,31 @@ class Prober:
         if node.family is not Family.ARRAY:
             return False
         with self._catalog.read() as snapshot:
-            source = snapshot.data_source(node.id)
-            if source is None or source.management is not Management.EXTERNAL:
-                return False
-            observation = snapshot.observation(node.id)
-            run = snapshot.run(node.run_uid) if node.run_uid is not None else None
+            source = snapshot.data_source_head(node.id)
+            return self.is_stale(node, source, snapshot.observation(node.id), snapshot)
+
+    def is_stale(
+        self, node: Node, source: DataSource | None, observation: Observation | None, snapshot: Snapshot
+    ) -> bool:
+        """Return the same as `looks_stale` of an array of which that much is known."""
+        if source is None or source.management is not Management.EXTERNAL:
+            return False
         if observation is None or not is_of(observation, node):
             return True
-        age = self._clock() - observation.time
-        if 0 <= age < LOOK_AGAIN_S:
+        looked_at = self._looked_at(node, observation)
+        if 0 <= self._clock() - looked_at < LOOK_AGAIN_S:
             return False
         if observation.status != OK:
             return True
         if readable_structure(node, observation) != node.structure:
             return True
-        return run is not None and observation.time < run.last_received + QUIET_S
+        run = snapshot.run_heard(node.run_uid) if node.run_uid is not None else None
+        return run is not None and looked_at < run.last_received + QUIET_S
+
+    def _looked_at(self, node: Node, observation: Observation) -> float:
+        """Return when a node's files were looked at last, also if that found nothing new."""
+        revision, time = self._looked.get(node.id, (node.revision, 0.0))
+        return max(observation.time, time) if revision == node.revision else observation.time
 
     def look(self, node: Node, *, accept: bool = False) -> Observation:
         """Open the files of `node` and note what is readable; of two that looked at once the later one counts.
@@ -125,10 +139,16 @@ class Prober:
         now = self._clock()
         with self._catalog.read() as snapshot:
             known = None if accept else snapshot.observation(node.id)
-            run = snapshot.run(node.run_uid) if node.run_uid is not None else None
+            run = snapshot.run_heard(node.run_uid) if node.run_uid is not None else None
         node, found = self.found(node)
         found = compared(known, found)
-        return self._keep(node, to_observation(node, now, found, settled=settled_when(known, run, now, found)))
+        observation = to_observation(node, now, found, settled=settled_when(known, run, now, found))
+        if len(self._looked) >= _MOST_LOOKED:
+            self._looked.clear()
+        self._looked[node.id] = node.revision, now
+        if known is not None and _tells_nothing_new(known, observation, run):
+            return known
+        return self._keep(node, observation)
 
     def found(self, node: Node) -> tuple[Node, list[ResourceProbe]]:
         """Open the files of `node`; return it as it is now, and what is found, one item a resource. Notes nothing.
@@ -221,6 +241,22 @@ class Prober:
                 log.debug("node %d was deleted before its files were looked at", node_id)
             except Exception:  # one file must not end the looking at all others
                 log.exception("looking at the files of node %d failed", node_id)
+
+
+def _tells_nothing_new(known: Observation, found: Observation, run: RunHeard | None) -> bool:
+    """Return whether the same was found as is known, of a run that may go on: then it is looked at again soon anyway.
+
+    Its files are looked at with every read; each time a transaction would cost more than the look.
+    """
+    if run is None or not known.time <= found.time < run.last_received + QUIET_S:
+        return False
+    return _content(known) == _content(found)
+
+
+def _content(observation: Observation) -> tuple[Any, ...]:
+    """Return what an observation says, whether or not it has been in the catalogue, which makes lists of tuples."""
+    more = {name: value for name, value in observation.fingerprint.items() if name != "found"}
+    return observation.status, observation.rows, observation.detail, found_in(observation), more
 
 
 def _parts(rows: int, row_bytes: int) -> Iterator[range]:

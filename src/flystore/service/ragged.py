@@ -4,6 +4,8 @@ What clients send is kept in blocks of rows, a part each (`flystore.storage.Part
 many rows of each block there are, so what a write that was cut short left behind them is not shown.
 """
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
@@ -11,11 +13,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from flystore.catalog import Catalog, Node
-from flystore.model.errors import Conflict, Damaged, InvalidRequest, OutOfBounds, TooLarge, Unsupported
+from flystore.catalog import Catalog, Node, Snapshot
+from flystore.model.errors import Conflict, Damaged, InvalidRequest, NotReady, OutOfBounds, TooLarge, Unsupported
+from flystore.model.late import pa, pq
 from flystore.model.slices import Item, normalise, selected
 from flystore.model.structures import (
     RAGGED_MIMETYPE,
@@ -27,13 +28,13 @@ from flystore.projection import ragged_of_column
 from flystore.storage import names_in, pack, read_zip, reserve, unpack_untrusted
 
 from . import nested
-from .browse import Browse
-from .columns import series_of_table, stored_pieces
+from .browse import Browse, require_family
+from .columns import column_to_nested, read_table, series_of_table, stored_pieces
 from .export import ARROW, JSON, PARQUET, REGISTRY, ZIP, plain
 from .forms import buffer_names
 from .kept import KeptNodes, is_kept
 from .limits import Limits
-from .nested import Lists, Nested, Regular, Values
+from .nested import Lists, Nested, Regular, Values, innermost
 from .operations import ArrayWritten, StructureSet
 
 MOST_BLOCKS = 256
@@ -65,7 +66,7 @@ class Ragged:
         """
         self._kept.found(path, Family.RAGGED)
 
-    def read(self, path: tuple[str, ...], wanted: tuple[Item, ...] = ()) -> "Nested | np.generic":
+    def read(self, path: tuple[str, ...], wanted: tuple[Item, ...] = ()) -> Nested | np.generic:
         """Return a slice; a single number is a numpy scalar.
 
         Raises
@@ -79,7 +80,13 @@ class Ragged:
         Damaged, NotReady, Truncated
             If what was written cannot be read, or nobody wrote it.
         """
-        node, source = self._kept.found(path, Family.RAGGED)
+        with self._catalog.read() as snapshot:
+            entry = require_family(self._browse.entry(path, snapshot), Family.RAGGED)
+            node = entry.node
+            assert node is not None
+            if entry.column is not None:
+                return self._of_column(snapshot, node, entry.column, wanted)
+            source = snapshot.data_source(node.id)
         if is_kept(source, RAGGED_MIMETYPE):
             return self._of_blocks(node, wanted)
         if source is None or source.mimetype != SEGMENT_ARRAY_MIMETYPE:
@@ -89,6 +96,18 @@ class Ragged:
     def scalar(self, path: tuple[str, ...], wanted: tuple[Item, ...]) -> Any:
         """Return a slice as nested lists or a number, for JSON."""
         return _plain(self.read(path, wanted))
+
+    def _of_column(
+        self, snapshot: Snapshot, table: Node, name: str, wanted: tuple[Item, ...]
+    ) -> Nested | np.generic:
+        """Return rows of a table's column, whose lists differ in length."""
+        column = read_table(snapshot, table, [name]).column(0)
+        found = column_to_nested(column)
+        if found is None:
+            raise NotReady(f"the rows of /{'/'.join(table.path)} were replaced while they were read")
+        itemsize = innermost(found).itemsize
+        self._require_small((*table.path, name), column.nbytes, itemsize, wanted)
+        return nested.select(found, wanted)
 
     def _of_documents(self, path: tuple[str, ...], wanted: tuple[Item, ...]) -> Nested:
         with self._catalog.read() as snapshot:
@@ -106,7 +125,7 @@ class Ragged:
             found = Lists(level.astype(np.int64), found)
         return found
 
-    def _of_blocks(self, node: Node, wanted: tuple[Item, ...]) -> "Nested | np.generic":
+    def _of_blocks(self, node: Node, wanted: tuple[Item, ...]) -> Nested | np.generic:
         structure = RaggedStructure.from_wire(node.structure)
         rows = structure.shape[0]
         assert rows is not None
@@ -362,21 +381,21 @@ def _require_rows(found: int, wanted: int) -> None:
 # --------------------------------------------------------------------------- formats
 
 
-def _plain(found: "Nested | np.generic") -> Any:
+def _plain(found: Nested | np.generic) -> Any:
     return plain.of_array(np.asarray(found)) if isinstance(found, np.generic) else nested.to_lists(found)
 
 
-def _as_zip(found: "Nested | np.generic", parameters: Mapping[str, str]) -> Iterator[bytes]:
+def _as_zip(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
     if isinstance(found, np.generic):
         raise Unsupported("a single value cannot be sent as zipped buffers; ask for application/json")
     yield zipped(found)
 
 
-def _as_json(found: "Nested | np.generic", parameters: Mapping[str, str]) -> Iterator[bytes]:
+def _as_json(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
     yield plain.encode(_plain(found))
 
 
-def _as_table(found: "Nested | np.generic") -> pa.Table:
+def _as_table(found: Nested | np.generic) -> pa.Table:
     if isinstance(found, np.generic):
         raise Unsupported("a single value is no table; ask for application/json")
     return pa.table({"": _as_arrow(found)})  # stock servers give the only column no name either
@@ -398,11 +417,11 @@ def _as_arrow(node: Nested) -> pa.Array:
             return pa.LargeListArray.from_arrays(pa.array(node.offsets), _as_arrow(node.content))
 
 
-def _arrow_file(found: "Nested | np.generic", parameters: Mapping[str, str]) -> Iterator[bytes]:
+def _arrow_file(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
     yield arrow_file(_as_table(found))
 
 
-def _parquet(found: "Nested | np.generic", parameters: Mapping[str, str]) -> Iterator[bytes]:
+def _parquet(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
     yield parquet_file(_as_table(found))
 
 

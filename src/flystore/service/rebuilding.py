@@ -1,7 +1,8 @@
 """Rebuilding: the trees worked out again from the log, in place.
 
-For a run that came as documents everything below it follows from them: its nodes are put again, its rows are
-written again, and nodes that no longer follow are removed. For nodes made by the Tiled protocol the operations are
+For a run that came as documents everything below it follows from them and from what people edited since: its nodes
+are put again with the edits in the log laid over them, its rows are written again, and nodes that no longer follow are
+removed. For nodes made by the Tiled protocol the operations are
 folded into what each node should be now; the rows and arrays they refer to are data, not conclusions, and stay.
 """
 
@@ -11,15 +12,16 @@ from typing import Any
 
 import msgspec
 
-from flystore.catalog import Catalog, Node, Snapshot, Transaction
+from flystore.catalog import Catalog, Node, Path, Snapshot, Transaction
 from flystore.model.errors import Damaged
 from flystore.model.frames import FrameDecoder
+from flystore.model.overlay import Overlay
 from flystore.model.structures import DataSource, Family, Spec
 from flystore.projection import PutNode, RunState, advance, segment, verdict
 
 from .browse import everything_below
 from .ingest import logged_documents
-from .operations import Created, DataSourcePut, MetadataSet, StructureSet
+from .operations import Created, DataSourcePut, Edited, MetadataSet, StructureSet
 from .projecting import apply_changes, series_of
 
 log = logging.getLogger("flystore.service")
@@ -97,10 +99,10 @@ def rebuild_run(tx: Transaction, uid: str) -> list[str]:
     for path, shown in before.items():
         if shown["family"] == Family.CONTAINER:
             tx.drop_series(series_of(path))
-    state, put = RunState.new(uid), set()
+    state, put, overlays = RunState.new(uid), set(), overlays_of(tx, root)
     for documents in batches(logged_documents(tx, uid)):
         state, changes = advance(state, documents)
-        apply_changes(tx, uid, changes, run.last_received)
+        apply_changes(tx, uid, changes, run.last_received, overlays=overlays)
         put |= {change.path for change in changes if isinstance(change, PutNode)}
     for path in sorted(set(before) - put, key=len, reverse=True):
         tx.delete_node(path, recursive=True)
@@ -115,6 +117,25 @@ def rebuild_run(tx: Transaction, uid: str) -> list[str]:
     )
     after = {node.path: as_shown(node) for node in subtree(tx, root)}
     return ["/".join(path) for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+
+
+def overlays_of(tx: Snapshot, root: Path) -> dict[Path, Overlay]:
+    """Return what people edited of the nodes at and below `root`, as the log tells it.
+
+    Raises
+    ------
+    Damaged
+        If an edit in the log cannot be read.
+    """
+    overlays: dict[Path, Overlay] = {}
+    for record in tx.edits(root):
+        path = record.path or ()
+        try:
+            edit = msgspec.msgpack.decode(record.body, type=Edited).edit
+        except msgspec.MsgspecError as error:
+            raise Damaged(f"the edit of /{'/'.join(path)} in the log cannot be read: {error}") from error
+        overlays[path] = overlays[path].then(edit) if path in overlays else edit
+    return overlays
 
 
 def _templates(tx: Snapshot, uid: str) -> dict[int, bytes]:
@@ -148,6 +169,8 @@ def as_shown(node: Node) -> dict[str, Any]:
         "metadata": node.metadata,
         "structure": node.structure,
         "external": node.external,
+        "access tags": node.access_tags,
+        "edits": node.overlay,
     }
 
 
@@ -162,20 +185,25 @@ class _Wanted(msgspec.Struct):
     run_uid: str | None
     access_tags: tuple[str, ...] = ()
 
+    def as_shown(self) -> dict[str, Any]:
+        """Return what readers are to see of the node, as `as_shown` has it."""
+        return {
+            "family": self.family,
+            "specs": self.specs,
+            "metadata": self.metadata,
+            "structure": self.structure,
+            "external": None,
+            "access tags": self.access_tags,
+            "edits": None,
+        }
+
 
 def _refold(tx: Transaction) -> tuple[int, list[str]]:
     wanted = folded(tx)
     changed = []
     for path, node in wanted.items():
         known = tx.node(path)
-        shown = {
-            "family": node.family,
-            "specs": node.specs,
-            "metadata": node.metadata,
-            "structure": node.structure,
-            "external": None,
-        }
-        if known is not None and as_shown(known) == shown and known.access_tags == node.access_tags:
+        if known is not None and as_shown(known) == node.as_shown():
             continue
         changed.append("/".join(path))
         made = tx.put_node(

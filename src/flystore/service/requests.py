@@ -149,6 +149,12 @@ def _checked_table(structure: TableStructure) -> TableStructure:
     return structure
 
 
+def _require_fitting_names(structure: dict[str, Any]) -> None:
+    names, axes = structure["dims"], len(structure["shape"])
+    if names is not None and len(names) != axes:
+        raise InvalidRequest(f"{len(names)} dimension names for {axes} axes")
+
+
 def data_source_from_wire(wire: Any) -> DataSource:
     """Return a posted data source; an absent mimetype is ``""``, for the service to choose.
 
@@ -165,10 +171,14 @@ def data_source_from_wire(wire: Any) -> DataSource:
         Asset(asset.data_uri, asset.is_directory, asset.parameter or "data_uris", asset.num, asset.size)
         for asset in read.assets
     )
+    structure = check_structure(read.structure_family, read.structure) or {}
+    # Files are there whatever a writer calls their axes: a run is not lost for a name, and validating corrects it.
+    if read.structure_family is Family.ARRAY and read.management is not Management.EXTERNAL:
+        _require_fitting_names(structure)
     return DataSource(
         family=read.structure_family,
         mimetype=read.mimetype or "",
-        structure=check_structure(read.structure_family, read.structure) or {},
+        structure=structure,
         parameters=read.parameters,
         properties=read.properties,
         assets=assets,

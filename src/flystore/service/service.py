@@ -21,6 +21,7 @@ from .exporting import Exports
 from .ingest import Ingest
 from .kept import KeptNodes
 from .limits import Limits
+from .merging import Merger
 from .nodes import Nodes
 from .probing import Prober
 from .ragged import Ragged
@@ -63,7 +64,8 @@ class Service:
         self._prober = Prober(catalog, roots, budget=self.budget)
         parts = PartStore(array_store.directory, self._trust)
         self.browse = Browse(catalog, self.limits, roots=roots, table_files=TableFiles(catalog, parts, roots))
-        self.tables = Tables(catalog, self.browse, self.limits)
+        self.merger = Merger(catalog)
+        self.tables = Tables(catalog, self.browse, self.limits, self.merger)
         self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits)
         kept = KeptNodes(catalog, self.browse, parts)
         self.ragged = Ragged(catalog, self.browse, self.limits, kept)
@@ -75,7 +77,7 @@ class Service:
         self.exports = Exports(catalog, self.browse, self.arrays, self.ragged, self.documents)
         self.versions = Versions(self.browse, self._prober)
         self.verdicts = Verdicts(catalog, self._prober, self.limits)
-        self.ingest = Ingest(catalog, self._prober, self.limits, self.verdicts.line_after_stop)
+        self.ingest = Ingest(catalog, self._prober, self.limits, self._ended)
         self.nodes = Nodes(catalog, self.browse, array_store, kept, self._prober, self.limits)
         self.validating = Validating(catalog, self.browse, self.nodes, self.arrays, self.exports, self.verdicts, roots)
 
@@ -155,8 +157,14 @@ class Service:
                 accepted.append("/".join(node.path))
         return accepted
 
+    def _ended(self, uid: str) -> str | None:
+        """Return the line for people about a run that has ended; its rows are merged meanwhile."""
+        self.merger.ask(uid)
+        return self.verdicts.line_after_stop(uid)
+
     def close(self) -> None:
         """Finish what is under way and let go of the directory."""
+        self.merger.close()
         self._prober.close()
         self._catalog.close()
 

@@ -4,15 +4,17 @@ Each block of the array is a part (`flystore.storage.PartStore`) whose coordinat
 A block that nobody wrote holds nothing, as an array that was created and not written reads as zeros.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from itertools import accumulate, product
 
 import numpy as np
-import pyarrow as pa
 
 from flystore.catalog import Node
 from flystore.model.errors import Damaged, InvalidRequest, OutOfBounds, TooLarge
+from flystore.model.late import pa
 from flystore.model.slices import Item, normalise, result_shape, selected
 from flystore.model.structures import SPARSE_MIMETYPE, Family, SparseStructure
 from flystore.storage import decode_untrusted, pack_table, read_parquet, reserve, rows_of

@@ -4,6 +4,8 @@ Rows are in the order of partitions and, within one, of the file. A partition th
 has no rows. What a file has beyond the columns of the structure is a DataFrame's index: it is read along.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,12 +13,10 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from flystore.catalog import Catalog, Node, Snapshot
 from flystore.model.errors import Damaged, FlystoreError, InvalidRequest, NotFound, NotReady, Unreadable
+from flystore.model.late import arrow_csv, pa, pq
 from flystore.model.structures import (
     PARQUET_MIMETYPE,
     ArrayStructure,
@@ -31,7 +31,7 @@ from flystore.storage import OpenedFile, PartStore, Roots, opened_rows, released
 from .columns import column_to_numpy
 
 _BATCH_ROWS = 1 << 14
-_WRONG = (pa.ArrowException, OSError, ValueError, MemoryError, KeyError)
+_WRONG = (OSError, ValueError, MemoryError, KeyError)
 
 
 class FileRows(msgspec.Struct, frozen=True):
@@ -191,7 +191,7 @@ class TableFiles:
                     opened = _of_others(stack, outside, kind or "", announced, source)
             except FlystoreError as error:
                 raise self._explained(error, node, where) from error
-            except _WRONG as error:
+            except (pa.ArrowException, *_WRONG) as error:
                 raise Unreadable(f"{where} cannot be read as a table: {error}") from error
             try:
                 yield opened
@@ -293,16 +293,16 @@ def _csv(file: OpenedFile, announced: pa.Schema, source: DataSource) -> _Open:
     types = {field.name: field.type for field in announced}
 
     def streamed(names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        told = pa.csv.ReadOptions(
+        told = arrow_csv.ReadOptions(
             use_threads=False, block_size=1 << 20, column_names=announced.names if without_header else None
         )
-        parse = pa.csv.ParseOptions(delimiter=str(source.parameters.get("sep", ",")), newlines_in_values=True)
-        convert = pa.csv.ConvertOptions(
+        parse = arrow_csv.ParseOptions(delimiter=str(source.parameters.get("sep", ",")), newlines_in_values=True)
+        convert = arrow_csv.ConvertOptions(
             column_types=types, include_columns=None if names is None else list(names), strings_can_be_null=True
         )
         with (
             pa.PythonFile(_Positioned(file), mode="r") as handle,
-            pa.csv.open_csv(handle, told, parse, convert) as reader,
+            arrow_csv.open_csv(handle, told, parse, convert) as reader,
         ):
             yield from reader
 

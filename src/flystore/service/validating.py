@@ -144,8 +144,8 @@ class Validating:
         bad = [message for message in bad if not ignored.covers(message)]
         if found.state == INTERRUPTED and not ignored.covers(found.line):
             bad.append(found.line)
-        # Clients write the notes of a valid run into its metadata, which here follows from documents alone; what is
-        # odd about it is in its verdict.
+        # Clients write the notes of a valid run into its metadata, as if a person had. What is odd about this run is in
+        # its verdict, and nothing was corrected.
         return Validation(not bad, bad)
 
     def _node(self, node: Node, *, fix: bool, read: bool) -> Iterator[tuple[str, bool]]:
@@ -231,9 +231,14 @@ def corrected(
         else:
             right = shape
         notes.append(f"shape mismatch: {announced.shape} -> {right}")
+    dims = announced.dims
+    if dims and len(dims) != len(right):
+        # As the client's own check names the axes that nobody named.
+        added = ("time", *dims, *(f"dim{i}" for i in range(len(dims) + 1, len(right))))
+        dims = added if len(dims) < len(right) else dims[: len(right)]
+        notes.append(f"dimension names: {announced.dims} -> {dims}")
     if not notes:
         return announced, []
-    dims = announced.dims if announced.dims is not None and len(announced.dims) == len(right) else None
     chunks = announced.chunks
     if right != announced.shape:
         same = len(right) == len(announced.shape)

@@ -189,22 +189,23 @@ def _file_verdict(node: Node, observation: Observation | None) -> FileVerdict:
 
 def _combined(run: Run, root: Node | None, files: list[FileVerdict], interruption: str | None) -> RunVerdict:
     uid = run.uid
-    start = (root.metadata.get("start") if root is not None else None) or {}
-    scan_id = start.get("scan_id") if isinstance(start, dict) else None
     documents: dict[str, Any] | None = None
     notes: list[str] = []
     if run.writer == "documents":
-        said = verdict(RunState.from_bytes(run.state))
+        kept = RunState.from_bytes(run.state)
+        said = verdict(kept)
         documents, state = said.to_wire(), said.state
         notes = [note["text"] for note in documents["notes"]]
         if interruption is not None:
             state = INTERRUPTED
             said = msgspec.structs.replace(said, state=state, exit_status=state)
-        told = line(said, scan_id, uid)
+        # Of the documents, whatever people wrote into the run's metadata.
+        told = line(said, _scan_id(kept.start), uid)
         if run.projected < run.watermark:
             notes.append(f"documents from {run.projected} on are stored but not yet shown: a defect of flystore")
     else:
         state = INTERRUPTED if interruption is not None else "running" if run.open else "complete"
+        scan_id = _scan_id(root.metadata.get("start") if root is not None else None)
         name = f"scan {scan_id}" if scan_id is not None else f"run {uid[:8]}"
         told = f"{name}: {state}"
         if files:
@@ -219,6 +220,10 @@ def _combined(run: Run, root: Node | None, files: list[FileVerdict], interruptio
         if state == "unreadable":
             told = told.replace(": ", ": files unreadable, ", 1)  # what a tired person must not miss
     return RunVerdict(uid, state, f"{told}, stored{_about_files(files, run)}", run.writer, documents, files, notes)
+
+
+def _scan_id(start: Any) -> Any:
+    return start.get("scan_id") if isinstance(start, dict) else None
 
 
 def _worst(state: str, files: list[FileVerdict]) -> str:

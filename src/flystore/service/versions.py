@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from flystore.catalog import Node, Observation, Run, Snapshot
+from flystore.catalog import Node, NotAtOnce, Observation, Run, RunHeard, Snapshot
 from flystore.model.structures import DataSource, Family, Management
 
 from .browse import Browse, everything_below
-from .changed import QUIET_S, settled_at
+from .changed import QUIET_S, may_settle, settled_at
 from .columns import series_of_table
 from .entries import Entry
 from .observed import OK, is_of, readable_structure
@@ -70,22 +70,44 @@ class Versions:
             found, _ = self._found(path)
         return found
 
+    def at_once(self, path: tuple[str, ...]) -> Version:
+        """Return what `of` does, on an event loop.
+
+        Raises
+        ------
+        NotAtOnce
+            If that takes more than a few point reads; ask `of` in a thread.
+        """
+        with self._browse.glance() as glance:
+            entry = self._browse.at_once(path, glance)
+            if entry.family is Family.CONTAINER:
+                raise NotAtOnce("all that is below a container makes its version")
+            found, stale = self._of_data(entry, glance)
+        if stale is not None:
+            raise NotAtOnce("its files are to be looked at first")
+        return found
+
     def _found(self, path: tuple[str, ...]) -> tuple[Version, Node | None]:
         """Return a version, and the node whose files should be looked at because they may have one now."""
         with self._browse.moment() as moment:
             entry = self._browse.entry(path, moment)
             if entry.family is Family.CONTAINER:
                 return Version(self._marked(_container(moment, entry))), None
-            node = entry.node
-            if node is None:
-                return Version(None), None
-            source = moment.data_source_head(node.id)
-            itemsize = _itemsize(entry)
-            if not _is_external(source):
-                return Version(self._marked(_kept(moment, node)), itemsize), None
-            run = moment.run(node.run_uid) if node.run_uid is not None else None
-            mark = _settled(node, entry.observation, run)
-        if mark is None and run is not None and not run.open and self._clock() >= run.last_received + QUIET_S:
+            return self._of_data(entry, moment)
+
+    def _of_data(self, entry: Entry, moment: Snapshot) -> tuple[Version, Node | None]:
+        node = entry.node
+        if node is None:
+            return Version(None), None
+        source = moment.data_source_head(node.id)
+        itemsize = _itemsize(entry)
+        if not _is_external(source):
+            return Version(self._marked(_kept(moment, node)), itemsize), None
+        run = moment.run_heard(node.run_uid) if node.run_uid is not None else None
+        mark = _settled(node, entry.observation, run)
+        now = self._clock()
+        quiet = run is not None and not run.open and now >= run.last_received + QUIET_S
+        if mark is None and quiet and may_settle(entry.observation, now):
             return Version(None, itemsize), node if node.family is Family.ARRAY else None
         return Version(self._marked(mark), itemsize), None
 
@@ -102,7 +124,7 @@ def _kept(moment: Snapshot, node: Node) -> bytes:
     return repr((node.id, node.revision, moment.rows(series), moment.began(series))).encode()
 
 
-def _settled(node: Node, observation: Observation | None, run: Run | None) -> bytes | None:
+def _settled(node: Node, observation: Observation | None, run: Run | RunHeard | None) -> bytes | None:
     if observation is None or run is None or run.open or settled_at(observation) is None:
         return None
     if observation.status != OK or not is_of(observation, node) or observation.time < run.last_received + QUIET_S:

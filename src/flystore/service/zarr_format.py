@@ -12,11 +12,13 @@ from typing import Any, Self
 
 import google_crc32c
 import msgspec
-import numcodecs
 import numpy as np
 
 from flystore.model.errors import Unsupported
+from flystore.model.late import late
 from flystore.model.structures import ArrayStructure
+
+numcodecs = late("numcodecs")
 
 V2, V3 = 2, 3
 

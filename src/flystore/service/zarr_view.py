@@ -226,7 +226,7 @@ class ZarrView:
     def _columns(self, table: Entry, moment: Snapshot) -> Iterator[_Item]:
         for name in (table.structure or {}).get("columns", ()):
             column = self._browse.entry((*table.path, name), moment)
-            if _has_form(column):
+            if column.family is Family.ARRAY and _has_form(column):
                 yield name, column
 
     def _source(self, entry: Entry, moment: Snapshot) -> DataSource | None:

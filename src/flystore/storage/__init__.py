@@ -20,6 +20,16 @@ from ._buffers import (
     rows_of,
     unpack_untrusted,
 )
+from ._columns import (
+    decode_column,
+    decode_header,
+    encode_columns,
+    file_of_columns,
+    is_plain,
+    parts_of_file,
+    plain_bytes,
+    together,
+)
 from ._limits import human_bytes, require_below
 from ._locks import LOCKS_DIRECTORY, FileLocks
 from ._passing import StoredArray, without_sum
@@ -28,6 +38,7 @@ from ._segments import (
     decode_segment,
     decode_untrusted,
     encode_segment,
+    encode_segments,
 )
 from ._sums import ArrayCheck
 from ._uris import candidate_paths, is_windows, uri_of_path
@@ -48,11 +59,17 @@ __all__ = [
     "StoredArray",
     "block_region",
     "candidate_paths",
+    "decode_column",
+    "decode_header",
     "decode_segment",
     "decode_untrusted",
+    "encode_columns",
     "encode_segment",
+    "encode_segments",
+    "file_of_columns",
     "held",
     "human_bytes",
+    "is_plain",
     "is_windows",
     "memory_of_this_machine",
     "names_in",
@@ -60,12 +77,15 @@ __all__ = [
     "pack",
     "pack_rows",
     "pack_table",
+    "parts_of_file",
+    "plain_bytes",
     "read_parquet",
     "read_zip",
     "released",
     "require_below",
     "reserve",
     "rows_of",
+    "together",
     "unpack_untrusted",
     "uri_of_path",
     "without_sum",

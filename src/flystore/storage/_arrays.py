@@ -18,27 +18,22 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import zarr
-from zarr.abc.store import ByteRequest
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore
 
-from flystore.disk import Trust, make_directory, replace_file, sync_directory
+from flystore.disk import Trust, make_directory, sync_directory
 from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, InvalidRequest, OutOfBounds
+from flystore.model.late import late
 from flystore.model.slices import Item, normalise, result_shape, selected
 from flystore.model.structures import ArrayStructure
 
 from ._limits import require_below
 from ._locks import FileLocks
 from ._passing import StoredArray, stored_array, stored_chunk
-from ._sums import METADATA, WRITTEN, ArrayCheck, check_array, checked_metadata, summed_metadata, written, written_line
+from ._sums import WRITTEN, ArrayCheck, check_array
 
 _T = TypeVar("_T")
 
@@ -48,52 +43,10 @@ MAX_CHUNK_BYTES = 2**30
 _GROWING_CHUNK_BYTES = 2**20
 """Chunk size aimed at along an axis that begins empty, whose chunk length nobody could choose."""
 
-_ALL_CHUNKS: Any = {"write_empty_chunks": True}  # zeros that somebody wrote are not zeros that nobody wrote
+_durable = late("flystore.storage._durable")
+"""Loaded, and Zarr with it, when the first array is made or opened."""
 
 _NATIVE = frozenset("?bhilqBHILQefdFDmM")
-
-
-class _DurableStore(LocalStore):
-    """A directory whose files are written durably, and whose losses show when they are read."""
-
-    async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        return self._checked(key, await super().get(key, prototype, byte_range))
-
-    def get_sync(
-        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        return self._checked(key, super().get_sync(key, prototype=prototype, byte_range=byte_range))
-
-    def _checked(self, key: str, found: Buffer | None) -> Buffer | None:
-        if key == METADATA and found is not None:
-            checked_metadata(found.to_bytes())
-        if found is None and key in self._written:
-            raise Damaged(f"the chunk {key} was written and is gone", chunk=key)
-        return found
-
-    @cached_property
-    def _written(self) -> frozenset[str]:
-        return written(self.root)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        self.set_sync(key, value)
-
-    def set_sync(self, key: str, value: Buffer) -> None:
-        path = self.root / key
-        if key == METADATA:
-            replace_file(path, summed_metadata(value.to_bytes()))
-            return
-        new = not path.exists()
-        reach("storage.before_chunk")
-        make_directory(path.parent)
-        replace_file(path, value.as_buffer_like())
-        reach("storage.after_chunk")
-        if new:
-            # After the chunk and not synced: if this line is lost, less is known, and nothing wrong is said.
-            with (self.root / WRITTEN).open("ab") as listed:
-                listed.write(written_line(key))
 
 
 class ArrayStore:
@@ -140,16 +93,14 @@ class ArrayStore:
                 return
             stored = _stored_dtype(dtype)
             reach("storage.before_create")
-            zarr.create_array(
-                store=_DurableStore(path),
+            _durable.create(
+                path,
                 shape=structure.shape + extra,
                 chunks=_storage_chunks(structure) + extra,
                 dtype=stored,
                 fill_value=np.zeros((), stored)[()],
-                compressors=[BloscCodec(cname="lz4"), Crc32cCodec()],
                 dimension_names=None if extra else structure.dims,
                 attributes={"dtype": structure.dtype},
-                zarr_format=3,
             )
             (path / WRITTEN).touch()
             sync_directory(path.parent)
@@ -349,7 +300,7 @@ class ArrayStore:
             self._guarded(key, lambda: self._open(key).__setitem__(region, _to_stored(values)))
 
     def _open(self, key: str) -> Any:
-        return zarr.open_array(_DurableStore(self._path(key)), mode="r+", zarr_format=3).with_config(_ALL_CHUNKS)
+        return _durable.opened(self._path(key))
 
     def _writing(self, key: str) -> AbstractContextManager[None]:
         return self._trust.writing(f"the array {key!r}")

@@ -12,6 +12,8 @@ were written, so one that is gone is an error and never nothing. The files can b
     Rows of any types as they came, with a checksum on each page and one of schema and number of rows (`rows_sum`).
 """
 
+from __future__ import annotations
+
 import io
 import shutil
 import struct
@@ -21,12 +23,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import google_crc32c
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flystore.disk import Trust, make_directory, replace_file, sync_directory
 from flystore.disk.failpoints import reach
 from flystore.model.errors import Damaged, InvalidRequest, TooLarge
+from flystore.model.late import pa, pq
 
 from ._budget import reserve
 from ._limits import require_below
@@ -316,12 +317,19 @@ def pack_rows(table: pa.Table) -> pa.Buffer:
     InvalidRequest
         If a column is of a type that Parquet cannot hold.
     """
-    told = {**(table.schema.metadata or {}), _ROWS_SUM: rows_sum(table.schema, table.num_rows)}
-    sink = pa.BufferOutputStream()
     try:
-        pq.write_table(table.replace_schema_metadata(told), sink, write_page_checksum=True, compression="zstd")
+        # Parquet has not all types of Arrow: seconds come back as milliseconds. The sum is that of what comes back.
+        kept = pq.read_schema(_parquet(table.schema.empty_table()))
+        told = {**(table.schema.metadata or {}), _ROWS_SUM: rows_sum(kept, table.num_rows)}
+        return _parquet(table.replace_schema_metadata(told))
     except pa.ArrowException as error:
         raise InvalidRequest(f"these rows cannot be kept as Parquet: {error}") from error
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    # The compliant type has a name of its own for what is in lists: the schema that came is to come back.
+    pq.write_table(table, sink, write_page_checksum=True, compression="zstd", use_compliant_nested_type=False)
     return sink.getvalue()
 
 

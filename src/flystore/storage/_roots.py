@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _T = TypeVar("_T")
 
+_AT_ONCE = 1 << 24
+"""Bytes that are asked for in one call before it is known whether the file has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class PathMap:
@@ -157,6 +160,9 @@ class OpenedFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset` on; errors as `read_into`."""
+        data = self._pread(offset, length) if length <= _AT_ONCE else b""
+        if len(data) == length:
+            return data
         end = self.current_size()
         if offset + length > end:  # before allocating: a damaged header may announce anything
             raise Truncated(
@@ -165,9 +171,15 @@ class OpenedFile:
                 announced=offset + length,
                 found=end,
             )
-        data = bytearray(length)
-        self.read_into(offset, data)
-        return bytes(data)
+        whole = bytearray(length)
+        self.read_into(offset, whole)
+        return bytes(whole)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self.fd, length, offset)
+        except OSError as error:
+            raise Unreadable(f"{self.uri} cannot be read: {os.strerror(error.errno or 0)}") from error
 
     def stream(self) -> "FileStream":
         """Return a file object with a position of its own on the checked descriptor."""

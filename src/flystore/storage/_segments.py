@@ -6,15 +6,19 @@ What arrives from outside is measured before it is inflated, and validated befor
 1,856 bytes of Arrow can claim 50 MB, and wrong string offsets can crash a process.
 """
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Iterator
 
-import pyarrow as pa
-
 from flystore.model.errors import Damaged, InvalidRequest
+from flystore.model.late import pa
 
 from ._budget import reserve
 from ._limits import require_below
+
+SEGMENT_BYTES = 8 << 20
+"""About how large a segment is at most, bytes: what a reader of a few rows has to take out of the catalogue."""
 
 _FILE_MAGIC = b"ARROW1"
 _FILE_HEADER = 8  # the magic, padded; after it a file holds the same messages as a stream
@@ -27,6 +31,24 @@ def encode_segment(batch: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return sink.getvalue().to_pybytes()
+
+
+def encode_segments(batch: pa.RecordBatch, size: int = SEGMENT_BYTES) -> list[tuple[int, bytes]]:
+    """Return the rows of a record batch as segments of about `size` bytes; none if it has no rows.
+
+    Returns
+    -------
+    list of (rows, bytes)
+        In their order; a single row that is larger is a segment of its own.
+    """
+    if not batch.num_rows:
+        return []
+    whole = encode_segment(batch)
+    step = max(1, batch.num_rows * size // len(whole))
+    if step >= batch.num_rows:
+        return [(batch.num_rows, whole)]
+    pieces = [batch.slice(at, step) for at in range(0, batch.num_rows, step)]
+    return [(piece.num_rows, encode_segment(piece)) for piece in pieces]
 
 
 def decode_segment(data: bytes) -> pa.RecordBatch:
@@ -126,7 +148,7 @@ class _Flat:
         self.data = data
         self.position = position
 
-    def root(self) -> "_Flat":
+    def root(self) -> _Flat:
         return _Flat(self.data, *struct.unpack_from("<I", self.data, 0))
 
     def _field(self, number: int) -> int | None:
@@ -140,7 +162,7 @@ class _Flat:
         (offset,) = struct.unpack_from("<H", self.data, vtable + 4 + 2 * number)
         return self.position + offset if offset else None
 
-    def table(self, number: int) -> "_Flat | None":
+    def table(self, number: int) -> _Flat | None:
         at = self._field(number)
         if at is None:
             return None

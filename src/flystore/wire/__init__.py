@@ -6,11 +6,15 @@ nothing else, array bodies landing in the caller's buffer without a stop on the 
 anything that could change what is stored.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._address import ServiceAddress, api_key_from_environment, parse_address
 from ._answer import MSGPACK_MIMETYPE, Answer, Body, api_path, raise_for_error
 from ._http import HttpTransport
-from ._in_process import InProcessTransport
 from ._transport import Headers, Params, StreamedAnswer, Transport
+
+if TYPE_CHECKING:
+    from ._in_process import InProcessTransport
 
 __all__ = [
     "MSGPACK_MIMETYPE",
@@ -28,3 +32,11 @@ __all__ = [
     "parse_address",
     "raise_for_error",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "InProcessTransport":  # not before it is used: nobody else here needs asyncio, which takes a while
+        from ._in_process import InProcessTransport
+
+        return InProcessTransport
+    raise AttributeError(f"module 'flystore.wire' has no attribute {name!r}")

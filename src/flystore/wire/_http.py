@@ -135,7 +135,7 @@ class HttpTransport:
                 announced = response.headers.get("content-length", "")
                 if announced.isdigit() and int(announced) != len(into):
                     raise size_changed(path, len(into), int(announced))
-                _fill(response, into, path)
+                _fill(response, into, path, self._in_words(method, path))
                 return Answer(response.status, _lower(response.headers), b"")
 
         return self._repeated(method, path, attempt)
@@ -327,26 +327,51 @@ def _whole_body(response: BaseHTTPResponse) -> Body:
     return whole
 
 
-def _fill(response: BaseHTTPResponse, into: memoryview, path: str) -> None:
-    filled = _fill_from(response, into)
-    if filled != len(into):
-        if "content-length" in response.headers:
-            raise ProtocolError(f"the body ended after {filled} of {len(into)} bytes")
-        raise size_changed(path, len(into), filled)
+def _fill(response: BaseHTTPResponse, into: memoryview, path: str, what: str) -> None:
+    filled = 0
+    try:
+        for n in _filling(response, into):
+            filled += n
+        if filled != len(into):
+            if "content-length" in response.headers:
+                raise ProtocolError(f"the body ended after {filled} of {len(into)} bytes")
+            raise size_changed(path, len(into), filled)
+    except ProtocolError as error:
+        # Short bodies are asked for again from the beginning; of long ones, what came is worth more than that.
+        if filled and len(into) > PIECE_BYTES:
+            raise broken_off(what, filled, len(into), _reason(error)) from error
+        raise
     surplus = response.read(PIECE_BYTES)
     if surplus:
         raise size_changed(path, len(into), len(into) + len(surplus))
 
 
-def _fill_from(response: BaseHTTPResponse, into: memoryview) -> int:
+def broken_off(what: str, filled: int, expected: int, reason: str) -> Unavailable:
+    """Return the error of a body that ended early; the fact `filled` says how many bytes of it are there."""
+    return Unavailable(
+        f"{what}: the connection broke after {filled} of {expected} bytes: {reason}. Try again.", filled=filled
+    )
+
+
+def _filling(response: BaseHTTPResponse, into: memoryview) -> Iterator[int]:
+    """Fill a buffer from a body that is not compressed; yield how many bytes came each time."""
     at = 0
     while at < len(into):
-        piece = response.read(min(PIECE_BYTES, len(into) - at), decode_content=False)
-        if not piece:
-            break
-        into[at : at + len(piece)] = piece
-        at += len(piece)
-    return at
+        n = _readinto(response, into[at : at + PIECE_BYTES])
+        if n == 0:
+            return
+        at += n
+        yield n
+
+
+def _readinto(response: BaseHTTPResponse, into: memoryview) -> int:
+    piece = response.read(len(into), decode_content=False)
+    into[: len(piece)] = piece
+    return len(piece)
+
+
+def _fill_from(response: BaseHTTPResponse, into: memoryview) -> int:
+    return sum(_filling(response, into))
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

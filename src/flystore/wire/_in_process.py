@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from flystore.model.errors import DeadlineExceeded, FlystoreError, InvalidRequest, Unavailable
 
 from ._answer import Answer, encode_params, raise_for_error
-from ._http import NOT_READY_SECONDS, TIMEOUT_SECONDS, size_changed
+from ._http import NOT_READY_SECONDS, TIMEOUT_SECONDS, broken_off, size_changed
 from ._transport import Headers, Params, StreamedAnswer
 
 _Message = MutableMapping[str, Any]
@@ -144,7 +144,12 @@ class InProcessTransport:
             at = 0
 
         exchange.take, exchange.restart = place, restart
-        self._finish(exchange, reported, timeout)
+        try:
+            self._finish(exchange, reported, timeout)
+        except Unavailable as error:
+            if type(error) is not Unavailable or not 0 < at < len(into) or exchange.status >= 400:
+                raise
+            raise broken_off(exchange.what, at, len(into), str(error)) from error
         if at != len(into):
             raise size_changed(path, len(into), at)
         return Answer(exchange.status, exchange.headers, b"")

@@ -90,7 +90,7 @@ class Transport(Protocol):
         ----------
         into : memoryview
             Writable, contiguous, of bytes; its length is the length expected. After an error its content
-            is undefined.
+            is undefined, but for what the error says of it.
 
         Returns
         -------
@@ -102,6 +102,8 @@ class Transport(Protocol):
         Conflict
             If the body is longer or shorter than `into`: what is there has changed since its size was
             learnt. Carries `expected` and `found`, in bytes.
+        Unavailable
+            If the connection broke within a long body; carries `filled`, how many bytes of `into` are right.
         """
         ...
 

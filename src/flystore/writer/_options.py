@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-MAX_BATCH_BYTES = 2**20
+MAX_BATCH_BYTES = 3 * 2**20
+MODEST_BATCH_BYTES = 2**20
+"""Size of a batch towards a service that has not shown yet how quickly it stores one."""
 LINGER_S = 0.05
 REQUEST_TIMEOUT_S = 30.0
 FIRST_PAUSE_S = 0.2
@@ -16,7 +18,8 @@ class ShippingOptions:
     Attributes
     ----------
     max_batch_bytes : int
-        Size of a batch, bytes; a single larger document goes alone.
+        Size of a batch, bytes; a single larger document goes alone. Above `MODEST_BATCH_BYTES` only while batches of
+        that size are stored quickly: on a slow link a large one would be lost with a connection again and again.
     linger : float
         Seconds to collect documents before sending, unless someone waits for them. 0 sends at once.
     request_timeout : float

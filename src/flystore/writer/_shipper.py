@@ -7,6 +7,7 @@ time, the backlog is on disk. Order is kept per run; runs take turns.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -30,7 +31,7 @@ from flystore.wire import Transport, api_path
 from ._adoption import LeftBehind
 from ._answers import Step, next_step, read_answer
 from ._backoff import Backoff
-from ._options import ShippingOptions
+from ._options import MODEST_BATCH_BYTES, ShippingOptions
 from ._shipment import Shipment
 from ._status import RunStatus
 
@@ -138,7 +139,7 @@ class Shipper:
             journal or self.journals[0],
             log,
             label,
-            max_bytes=self._options.max_batch_bytes,
+            most_bytes=self._options.max_batch_bytes,
             backoff=self._new_backoff(),
             adopted=journal is not None,
         )
@@ -240,7 +241,7 @@ class Shipper:
                 if shipment.parked is not None and shipment.log.damage is None:
                     shipment.parked = None
                     shipment.next = shipment.log.acked
-                    shipment.max_bytes = self._options.max_batch_bytes
+                    shipment.allow_size(self._options.max_batch_bytes)
                     shipment.log.unpark()
                     count += 1
         self.retry_now()
@@ -354,7 +355,7 @@ class Shipper:
         if lingered or self._hurried or self.watched or self._options.linger <= 0:
             return _Pause(0.0, listens=False)
         pending = sum(shipment.log.pending_bytes for shipment in ready)
-        enough = pending >= self._options.max_batch_bytes // 4
+        enough = pending >= min(self._options.max_batch_bytes, MODEST_BATCH_BYTES) // 4
         return _Pause(0.0 if enough else self._options.linger, listens=False)
 
     def _send_round(self) -> None:
@@ -392,6 +393,7 @@ class Shipper:
         if batch.count == 0:
             return
         path, params = shipment.route(batch.first_ordinal)
+        began = self._clock()
         try:
             reach("writer.before_send")
             answer = self._transport.request(
@@ -410,12 +412,14 @@ class Shipper:
                     f"says it expects {stored.watermark} next"
                 )
         except FlystoreError as error:
+            shipment.fit_batches(len(batch.data), math.inf)
             self._refused(shipment, batch.first_ordinal, batch.count, batch.data, error)
         except Exception as error:
             # Whatever a transport raises against its promise must not end the shipping of the others.
             logger.exception("sending %s failed in an unexpected way", shipment.label)
             self._later(Unavailable(f"sending failed: {error!r}"))
         else:
+            shipment.fit_batches(len(batch.data), self._clock() - began)
             self._accepted(shipment, stored.watermark, stored.verdict)
 
     def _accepted(self, shipment: Shipment, watermark: int, verdict: str | None) -> None:
@@ -461,7 +465,7 @@ class Shipper:
         if step is Step.RESUME:
             self._resume(shipment, first, error)
         elif step is Step.SMALLER and count > 1:
-            shipment.max_bytes = max(1, min(shipment.max_bytes, len(data)) // 2)
+            shipment.refuse_size(len(data))
         elif frames.scan(data).problem is not None:
             self._park(shipment, Damaged(f"the journal of {shipment.label} is damaged on disk: {error}"))
         elif step is Step.LATER_THIS_RUN:

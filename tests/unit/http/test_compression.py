@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tiled.client.decoders import Blosc2Decoder, ZStandardDecoder
 
 from flystore.http import compression
-from flystore.http.compression import Compress, accepted, choose_coding
+from flystore.http.compression import accepted, choose_coding, compressed
+from flystore.http.middleware import Outgoing
 
 OCTETS = "application/octet-stream"
 JSON = "application/json"
@@ -29,17 +30,23 @@ def answered(pieces, accept, media_type=OCTETS, *, status=200, headers=(), scope
         own.append((b"content-length", str(sum(map(len, pieces))).encode()))
     sent = []
 
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": status, "headers": own})
-        for number, piece in enumerate(pieces):
-            await send({"type": "http.response.body", "body": piece, "more_body": number < len(pieces) - 1})
-
     async def send(message):
         sent.append(message)
 
-    asked = [] if accept is None else [(b"accept-encoding", accept.encode())]
-    request = {"type": "http", "method": "GET", "headers": asked, **(scope or {})}
-    asyncio.run(Compress(app, least)(request, None, send))
+    async def answer():
+        start = {"type": "http.response.start", "status": status, "headers": own}
+        encoded = compressed(request, (accept or "").encode(), least, start, send)
+        if encoded is None:
+            await send(start)
+        for number, piece in enumerate(pieces):
+            more = number < len(pieces) - 1
+            if encoded is None:
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+            else:
+                await encoded.body(piece, more)
+
+    request = {"type": "http", "method": "GET", **(scope or {})}
+    asyncio.run(answer())
     assert [message["more_body"] for message in sent[1:]] == [True] * (len(sent) - 2) + [False]
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return found, [bytes(message["body"]) for message in sent[1:]]
@@ -157,7 +164,7 @@ def test_a_caller_who_takes_nothing_plain_gets_even_a_short_answer_encoded():
 
 
 def test_what_is_made_of_compressed_parts_is_left_alone():
-    headers, (part,) = answered([b"a" * 5000], "gzip", scope={compression._AS_IT_IS: True})
+    headers, (part,) = answered([b"a" * 5000], "gzip", scope={compression.AS_IT_IS: True})
     assert part == b"a" * 5000
     assert "vary" not in headers
 
@@ -206,6 +213,8 @@ def test_an_answer_that_fails_before_its_body_has_sent_nothing():
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "headers": [(b"accept-encoding", b"zstd")]}
+    answer = Outgoing(scope, send, 1000)
     with pytest.raises(RuntimeError, match="broken"):
-        asyncio.run(Compress(app)(scope, None, send))
+        asyncio.run(app(scope, None, answer.take))
     assert sent == []
+    assert not answer.begun

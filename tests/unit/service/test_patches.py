@@ -5,7 +5,8 @@ If these fail, `update_metadata` of a stock client loses or mangles keys.
 
 import pytest
 
-from flystore.model.errors import Conflict, InvalidRequest
+from flystore.model.errors import Conflict, InvalidRequest, TooLarge
+from flystore.service import patches
 from flystore.service.patches import apply_patch
 
 
@@ -45,3 +46,47 @@ def test_a_merge_patch_removes_on_null_and_merges_below():
         "d": 3,
         "e": 4,
     }
+
+
+def test_a_patch_that_doubles_what_it_copied_again_and_again_is_refused_before_memory_is_gone():
+    doubling = [{"op": "copy", "from": "", "path": f"/k{i}"} for i in range(200)]
+
+    with pytest.raises(TooLarge, match="may copy"):
+        apply_patch({"a": "x" * 100}, doubling, merge=False)
+
+
+def test_copies_within_reason_are_made():
+    patch = [{"op": "copy", "from": "/a", "path": "/b"}, {"op": "replace", "path": "/b/0", "value": 2}]
+
+    assert apply_patch({"a": [1]}, patch, merge=False) == {"a": [1], "b": [2]}
+
+
+def test_a_patch_of_more_operations_than_anybody_needs_is_refused():
+    patch = [{"op": "add", "path": "/a", "value": 1}] * (patches.MOST_OPERATIONS + 1)
+
+    with pytest.raises(TooLarge, match="operations"):
+        apply_patch({}, patch, merge=False)
+    assert apply_patch({}, patch[:-1], merge=False) == {"a": 1}
+
+
+def nested(levels):
+    value = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(("more", "fits"), [(40, True), (60, False)])
+def test_metadata_cannot_be_nested_without_end_patch_by_patch(more, fits):
+    patch = [{"op": "add", "path": "/a" * 150, "value": nested(more)}]
+
+    if fits:
+        assert apply_patch(nested(150), patch, merge=False) == nested(190)
+    else:
+        with pytest.raises(InvalidRequest, match="nest deeper than 200"):
+            apply_patch(nested(150), patch, merge=False)
+
+
+def test_deep_merges_are_refused_in_words():
+    with pytest.raises(InvalidRequest, match="nest deeper"):
+        apply_patch({}, nested(5_000), merge=True)

@@ -46,9 +46,10 @@ def test_every_scenario_is_measured_and_every_figure_is_there(tmp_path):
         assert in_order(row["callback"])
         assert 0 <= row["callback"]["worst_own"] <= row["callback"]["worst"]
         assert row["reached"] > 0
-        if name != "readable":
+        if name not in ("machine", "readable"):
             assert row["nothing"]["calls"] > 0
             assert in_order(row["write"])
+    assert rows["machine"]["callback"]["p50"] >= 15, "microseconds, computed"
     assert rows["absent"]["stored"] == 0
     assert rows["absent"]["backlog"] == rows["absent"]["callback"]["calls"] + 2
     assert rows["up"]["stored"] > 0

@@ -24,6 +24,12 @@ from .parts import (
 _NEW = body(ref("NewNode"), JSON, MSGPACK)
 _MADE = {200: record(ref("MadeNode"), "The node, which is there now.")}
 _CHANGED = {200: record(fixed({"id": TEXT}), "The key of the node.")}
+_REPLACED = {
+    200: record(
+        fixed({"id": TEXT, "metadata": OBJECT}, "metadata"),
+        "The key of the node, and its metadata where they are not those that were sent.",
+    )
+}
 _DROP = query("drop_revision", {**FLAG, "default": False}, "Keep no copy of the state before.")
 _TAGS = nullable(listed(TEXT))
 
@@ -65,7 +71,7 @@ PATHS: dict[str, dict[str, Any]] = {
         "put": operation(
             "put_metadata",
             "Replace metadata and specs",
-            _CHANGED,
+            _REPLACED,
             scopes=("write:metadata",),
             parameters=[PATH, _DROP],
             takes=body(

@@ -4,6 +4,8 @@ A table of a dataset has a row for each combination of its axes' positions, as x
 coordinates along the axes first (positions, where an axis has none), then the other variables in their order.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -11,9 +13,9 @@ from typing import IO, Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from flystore.model.errors import Unsupported
+from flystore.model.late import pa
 
 from .hdf5 import as_stored, attribute, container, stored_type
 from .pieces import through_a_file

@@ -1,6 +1,7 @@
 """A run as its documents, in their order."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from flystore.model.errors import Unsupported
@@ -9,7 +10,8 @@ from . import plain
 from .pieces import joined
 from .sources import ContainerSource
 
-_RECORD_SEPARATOR = b"\x1e"  # RFC 7464: before each text, which a line feed ends
+_BLOCK = 64
+"""Documents encoded at once: encoding does not let other threads go on, and this many take a fraction of a ms."""
 
 
 def json_lines(source: ContainerSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
@@ -22,9 +24,9 @@ def json_lines(source: ContainerSource, parameters: Mapping[str, str]) -> Iterat
     """
     if source.documents is None:
         raise Unsupported(f"{source.name} is no whole run; documents are those of a whole run, without field=")
-    return joined(map(_line, source.documents()))
+    return joined(_lines(source.documents()))
 
 
-def _line(document: tuple[str, dict[str, Any]]) -> bytes:
-    name, doc = document
-    return _RECORD_SEPARATOR + b'{"name":' + plain.encode(name) + b',"doc":' + plain.encode(doc) + b"}\n"
+def _lines(documents: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[bytes]:
+    while block := [{"name": name, "doc": doc} for name, doc in islice(documents, _BLOCK)]:
+        yield plain.encode_records(block)

@@ -9,19 +9,24 @@ The file is made on disk, piece by piece, and then sent. Any HDF5 library of 1.8
 * Attributes that HDF5 has no type for (mappings, mixed lists, null) are JSON.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from __future__ import annotations
 
-import h5py
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
+
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from flystore.model.errors import TooLarge, Unsupported
+from flystore.model.late import late, pa, pc
 
 from . import plain
 from .pieces import through_a_file
 from .sources import ArraySource, ContainerSource, RaggedSource, TableSource
+
+if TYPE_CHECKING:
+    import h5py
+else:
+    h5py = late("h5py")
 
 MISSING_TEXT = "<NA>"
 _UNITS = {"ns": "nanoseconds", "us": "microseconds", "ms": "milliseconds", "s": "seconds"}

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
-import tifffile
 
 from flystore.model.errors import Unsupported
+from flystore.model.late import late
 
 from .pieces import through_a_file
 from .sources import ArraySource
+
+tifffile = late("tifffile")
 
 _COLOURS = (3, 4)
 _FAINTEST, _BRIGHTEST = 1, 99  # percentiles that become black and white

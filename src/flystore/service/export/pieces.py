@@ -2,13 +2,21 @@
 
 import errno
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any, TypeVar
 
 from flystore.model.errors import DiskFull
 
 PIECE_BYTES = 256 << 10
 """What is sent at a time."""
+
+_AT_ONCE = 2
+"""Threads of an export that work ahead: one more than the one that waits for the client, so memory stays small."""
+
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -23,6 +31,25 @@ def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
             kept, size = [], 0
     if kept:
         yield b"".join(kept)
+
+
+def ahead(make: Callable[[_Given], _Made], given: Iterable[_Given]) -> Iterator[_Made]:
+    """Yield what `make` makes of each, in order, while the next few are being made in other threads.
+
+    For work that lets other threads go on (Arrow's, numpy's). Nothing goes on once the iterator is closed.
+    """
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="flystore-export") as pool:
+        under_way: deque[Future[_Made]] = deque()
+        try:
+            for item in given:
+                under_way.append(pool.submit(make, item))
+                if len(under_way) > _AT_ONCE:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for waiting in under_way:
+                waiting.cancel()
 
 
 class Drain:

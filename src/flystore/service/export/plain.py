@@ -3,17 +3,18 @@
 Bytes are text where they are UTF-8, else their latin-1 characters; complex numbers are pairs.
 """
 
+from __future__ import annotations
+
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from flystore.model.errors import Unsupported
+from flystore.model.late import pa, pc
 
 
 def _hook(value: Any) -> Any:
@@ -38,6 +39,16 @@ def encode(value: Any) -> bytes:
         return json.dumps(_plain(value), separators=(",", ":")).encode()
 
 
+def encode_records(values: Sequence[Any]) -> bytes:
+    """Return values as JSON, each a record of RFC 7464 and a line of its own."""
+    try:
+        lines = _ENCODER.encode_lines(values)
+    except (UnicodeEncodeError, TypeError, OverflowError, msgspec.MsgspecError):
+        return b"".join(b"\x1e" + encode(value) + b"\n" for value in values)
+    # No text of JSON holds a line feed, so each one is the end of a record.
+    return (b"\x1e" + lines.replace(b"\n", b"\n\x1e"))[:-1] if values else b""
+
+
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -47,6 +58,9 @@ def _plain(value: Any) -> Any:
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, msgspec.Struct):
+        names = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+        return {name: _plain(getattr(value, field)) for name, field in names}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(member) for member in value]
     if isinstance(value, (np.ndarray, np.generic, complex)):

@@ -1,13 +1,14 @@
 """Tables as a workbook of one sheet, written row by row to a file on disk."""
 
+from __future__ import annotations
+
 import datetime
 import math
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-import pyarrow as pa
-
 from flystore.model.errors import TooLarge, Unsupported
+from flystore.model.late import pa
 
 from . import plain
 from .pieces import through_a_file

@@ -3,12 +3,15 @@
 Nothing is read before it is asked for, no more than a piece is in memory, and no transaction is open in between.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
+
+from flystore.model.late import pa
 
 BATCH_ROWS = 1 << 13
 BATCH_BYTES = 2 << 20
@@ -77,7 +80,7 @@ class TableSource(msgspec.Struct, frozen=True):
         """Yield the rows in batches of about so many rows or bytes, whatever they are stored in."""
         return even(self.read(), self.schema, rows, nbytes)
 
-    def without_index(self) -> "TableSource":
+    def without_index(self) -> TableSource:
         """Return the table as people see it."""
         if not self.index:
             return self
@@ -129,7 +132,8 @@ class ContainerSource(msgspec.Struct, frozen=True):
     children : callable
         Yields (key, source) of what lies directly below, in order of insertion; a source is one of this module's.
     documents : callable or None
-        Yields (name, document) of the run that this is; None for other containers, and for parts of a run.
+        Yields (name, document) of the run that this is; None for other containers, and for parts of a run. Documents
+        are for `plain.encode`: mappings, or structs that encode as such.
     """
 
     name: str

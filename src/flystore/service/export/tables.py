@@ -1,24 +1,27 @@
 """Tables as Arrow, Parquet, text with commas, JSON, lines of JSON, and pages."""
 
+from __future__ import annotations
+
 import csv
 import html
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet
+import numpy as np
 
 from flystore.model.errors import Unsupported
+from flystore.model.late import pa, pc, pq
 
 from . import plain
-from .pieces import Drain, joined
+from .pieces import Drain, ahead, joined
 from .sources import TableSource
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 8 << 20  # of Parquet's row groups and Arrow's batches; small ones cost readers
-_RECORD_SEPARATOR = b"\x1e"  # RFC 7464: before each text, which a line feed ends
+_TEXT_ROWS, _TEXT_BYTES = 1 << 11, 512 << 10  # of what is text at once: the first of it is there soon
+_BLOCK = 128  # rows that are JSON at once, while no other thread goes on
 
 
 def arrow(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
@@ -29,7 +32,7 @@ def arrow(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]
 
 def parquet(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:
     """Yield a Parquet file, index and schema metadata included."""
-    return _written(source, lambda sink: pyarrow.parquet.ParquetWriter(sink, source.schema))
+    return _written(source, lambda sink: pq.ParquetWriter(sink, source.schema))
 
 
 def _written(source: TableSource, open_writer: Callable[[pa.PythonFile], Any]) -> Iterator[bytes]:
@@ -92,12 +95,30 @@ def _lines(source: TableSource, header: bool) -> Iterator[bytes]:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(names)
         yield line.getvalue().encode("utf-8", "replace")
-    for batch in source.batches():
-        columns = [_as_text(column) for column in batch.columns]
-        lines = pc.binary_join_element_wise(*columns, ",", null_handling="replace", null_replacement="")
-        if len(columns) == 1:  # an empty line would be no row
-            lines = pc.if_else(pc.equal(lines, ""), '""', lines)
-        yield ("\n".join(lines.to_pylist()) + "\n").encode() if batch.num_rows else b""
+    yield from ahead(_text_of, source.batches(_TEXT_ROWS, _TEXT_BYTES))
+
+
+def _text_of(batch: pa.RecordBatch) -> bytes:
+    columns = [_as_text(column) for column in batch.columns]
+    if len(columns) == 1:  # an empty line would be no row
+        filled = pc.fill_null(columns[0], "")
+        columns = [pc.if_else(pc.equal(filled, ""), '""', filled)]
+    *others, last = columns
+    ended = pc.binary_join_element_wise(last, "", "\n", null_handling="replace", null_replacement="")
+    return _characters(
+        pc.binary_join_element_wise(*others, ended, ",", null_handling="replace", null_replacement="")
+        if others
+        else ended
+    )
+
+
+def _characters(texts: pa.Array) -> bytes:
+    """Return all texts of a column without nulls, one behind the other."""
+    _, offsets, characters = texts.buffers()
+    if characters is None:
+        return b""
+    bounds = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return characters.slice(int(bounds[0]), int(bounds[-1] - bounds[0])).to_pybytes()
 
 
 def _as_text(column: pa.Array) -> pa.Array:
@@ -108,7 +129,10 @@ def _as_text(column: pa.Array) -> pa.Array:
     if pa.types.is_integer(kind):
         return column.cast(pa.string())
     if pa.types.is_floating(kind):
-        text = (column.cast(pa.float32()) if pa.types.is_float16(kind) else column).cast(pa.string())
+        column = column.cast(pa.float32()) if pa.types.is_float16(kind) else column
+        text = column.cast(pa.string())
+        if not pc.any(pc.equal(pc.trunc(column), column)).as_py():  # only these look like integers
+            return text
         return pc.if_else(pc.match_substring_regex(text, "[.en]"), text, pc.binary_join_element_wise(text, ".0", ""))
     if pa.types.is_timestamp(kind):
         return plain.moments(column, " ")
@@ -141,8 +165,9 @@ def _records(source: TableSource) -> Iterator[bytes]:
     names = source.schema.names
     for batch in source.batches():
         columns = [plain.of_column(column) for column in batch.columns]
-        for row in zip(*columns, strict=True):
-            yield _RECORD_SEPARATOR + plain.encode(dict(zip(names, row, strict=True))) + b"\n"
+        rows = zip(*columns, strict=True)
+        while block := [dict(zip(names, row, strict=True)) for row in islice(rows, _BLOCK)]:
+            yield plain.encode_records(block)
 
 
 def json(source: TableSource, parameters: Mapping[str, str]) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from ._service import LinkProcess, Remote, link_to, nowhere, service
 from ._timing import Figures, Pace, ProcessorClock, Timer, private_bytes
 
 SCENARIOS = {
+    "machine": "nothing is kept: calls that only compute, for what this machine takes by itself",
     "up": "the service answers",
     "slow": "1 MB/s towards the service, answers after 0.05 to 5 s",
     "flapping": "the link to the service comes and goes every 0.7 s",
@@ -31,13 +32,15 @@ SCENARIOS = {
 }
 """Names, and what they mean."""
 
-_OF_ANY_SERVICE = ("up", "readable")
+_OF_ANY_SERVICE = ("machine", "up", "readable")
+_ALONE = ("machine", "absent")
 _HOW: dict[str, dict[str, Any]] = {
     "slow": {"up": True, "rate": 1e6, "delays": [0.05, 5.0]},
     "flapping": {"up": True, "flaps": [0.7, 0.7]},
 }
 _CYCLE = 8  # of so many calls one writes the same bytes and one does nothing, for comparison
 _LOOK_S = 0.25
+_COMPUTING_NS = 15_000  # about what keeping an event costs: as often hit by what the machine takes
 _WAITS = 200
 _WAIT_RATE = 50.0
 _DRAIN_RATE = 1000.0
@@ -130,7 +133,7 @@ def measure(options: BenchOptions) -> Iterator[Row]:
     with _directory(options.directory) as directory, contextlib.ExitStack() as stack:
         link: LinkProcess | None = None
         direct = linked = Remote(options.to or nowhere(), options.api_key)
-        if options.to is None and set(options.scenarios) != {"absent"}:
+        if options.to is None and not set(options.scenarios) <= set(_ALONE):
             direct = stack.enter_context(service())
             link = stack.enter_context(link_to(direct.url))
             linked = Remote(link.url, direct.api_key)
@@ -138,7 +141,10 @@ def measure(options: BenchOptions) -> Iterator[Row]:
             # What is up needs no link, and a link would take its time.
             remote = Remote(nowhere(), None) if scenario == "absent" else linked
             bench = _Bench(directory, direct if scenario in _OF_ANY_SERVICE else remote, link, own=options.to is None)
-            if scenario == "readable":
+            if scenario == "machine":
+                for rate in options.rates:
+                    yield computing(rate, options.seconds)
+            elif scenario == "readable":
                 yield bench.readable(min(_WAITS, max(10, int(options.seconds * _WAIT_RATE))))
             elif scenario == "backlog":
                 for rate in [rate for rate in options.rates if rate] or [_DRAIN_RATE]:
@@ -146,6 +152,28 @@ def measure(options: BenchOptions) -> Iterator[Row]:
             else:
                 for rate in options.rates:
                     yield bench.load(scenario, rate, options.seconds)
+
+
+def computing(rate: float, seconds: float) -> Row:
+    """Measure calls that do nothing but compute: whatever is longer, neither a writer nor a disk has caused.
+
+    A virtual machine is stopped now and then by what it runs on, for tens of milliseconds, and no figure of its own
+    tells which call that hit.
+    """
+    timer, pace, none = Timer(), Pace(rate), Timer().figures()
+    began = time.perf_counter()
+    with ProcessorClock() as clock:
+        while time.perf_counter() - began < seconds:
+            pace.wait()
+            timer.time(clock, _compute)
+    reached = len(timer.samples) / (time.perf_counter() - began)
+    return Row("machine", rate, reached, timer.figures(), none, none, 0.0, 0, None, 0)
+
+
+def _compute() -> None:
+    end = time.perf_counter_ns() + _COMPUTING_NS
+    while time.perf_counter_ns() < end:
+        pass
 
 
 def _require(options: BenchOptions) -> None:

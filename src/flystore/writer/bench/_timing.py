@@ -21,8 +21,8 @@ class Figures(NamedTuple):
     p50, p99, p999, worst : float
         Microseconds; NaN if there were no calls.
     worst_own : float
-        Longest after what a call waited for a processor is taken off, microseconds: other programs and the
-        hypervisor are not the writer's doing. The same as `worst` where the system does not tell.
+        Longest after what a call waited for a processor is taken off, microseconds: other programs are not the
+        writer's doing. The same as `worst` where the system does not tell. What a hypervisor took is in it.
     """
 
     calls: int

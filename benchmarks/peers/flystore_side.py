@@ -1,0 +1,29 @@
+"""Our side: RunWriter and the client of flystore."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from flystore import RunWriter, from_uri
+
+from .tasks import SideTasks, Writing
+
+FLUSH_SECONDS = 600.0
+
+
+class Tasks(SideTasks):
+    """Tasks with what flystore brings."""
+
+    def make_client(self, url: str, key: str) -> Any:
+        return from_uri(url, api_key=key)
+
+    def make_writer(self, url: str, key: str) -> Writing:
+        journal = Path(tempfile.mkdtemp(prefix="benchmark-journal-"))
+        writer = RunWriter(url, api_key=key, journal=journal)
+
+        def close() -> None:
+            writer.close()
+            shutil.rmtree(journal, ignore_errors=True)
+
+        return Writing(writer, lambda: writer.flush(timeout=FLUSH_SECONDS), close)

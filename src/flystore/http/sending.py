@@ -1,0 +1,123 @@
+"""Sending arrays as bytes: piece by piece, the next one read while the last one is on its way."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from flystore.service import ArrayBody, TableBody
+
+from .formats import attachment
+from .negotiation import OCTETS, PIECE_BYTES, BytesResponse
+
+
+async def octets(request: Request, opened: Callable[[], ArrayBody]) -> Response:
+    """Answer with the bytes of an array; see `in_turn`."""
+    return await in_turn(request, opened, OCTETS)
+
+
+async def in_turn(request: Request, opened: Callable[[], ArrayBody | TableBody], media_type: str) -> Response:
+    """Answer with bytes that are read in turn; what fails before the second piece is an answer of its own.
+
+    Parameters
+    ----------
+    opened : callable
+        Called in a worker thread, where also the pieces are read.
+    """
+    nbytes, first, rest = await run_in_threadpool(_begun, opened)
+    if rest is None:
+        return BytesResponse(first, media_type, attachment(request))
+    return PiecesResponse(nbytes, first, rest, media_type, attachment(request))
+
+
+def _begun(opened: Callable[[], ArrayBody | TableBody]) -> tuple[int, memoryview, Iterator[memoryview] | None]:
+    nbytes, pieces = opened()
+    try:
+        first = next(pieces, memoryview(b""))
+    except BaseException:
+        _close(pieces)
+        raise
+    if len(first) == nbytes:
+        _close(pieces)
+        return nbytes, first, None
+    return nbytes, first, pieces
+
+
+def _next(pieces: Iterator[memoryview]) -> memoryview:
+    for piece in pieces:
+        return piece
+    raise RuntimeError("an array ended before its announced length")
+
+
+def _close(pieces: Iterator[memoryview]) -> None:
+    close = getattr(pieces, "close", None)
+    if close is not None:
+        close()
+
+
+class PiecesResponse(Response):
+    """A body of known length whose pieces are read in worker threads as the client takes them.
+
+    A piece that cannot be read ends the connection before the announced length: the client knows that what it has is
+    not all, and learns why when it asks for the rest.
+
+    Parameters
+    ----------
+    nbytes : int
+        Of the whole body.
+    first : memoryview
+        Of bytes; not empty.
+    rest : iterator of memoryview
+        Further pieces; closed at the end, whatever happens.
+    """
+
+    def __init__(
+        self,
+        nbytes: int,
+        first: memoryview,
+        rest: Iterator[memoryview],
+        media_type: str,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(b"", headers=headers, media_type=media_type)
+        self._nbytes = nbytes
+        self._first = first
+        self._rest = rest
+        self.headers["content-length"] = str(nbytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_disconnected(receive))
+        ahead: asyncio.Future[Any] | None = None
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            piece, left = self._first, self._nbytes
+            while not gone.done():
+                left -= len(piece)
+                if left > 0:
+                    ahead = asyncio.ensure_future(run_in_threadpool(_next, self._rest))
+                for at in range(0, len(piece), PIECE_BYTES):
+                    view = piece[at : at + PIECE_BYTES]
+                    more = left > 0 or at + PIECE_BYTES < len(piece)
+                    await send({"type": "http.response.body", "body": view, "more_body": more})
+                if ahead is None:
+                    return
+                piece = await ahead
+                ahead = None
+        finally:
+            gone.cancel()
+            if ahead is not None:
+                await asyncio.wait({ahead})
+                ahead.exception()
+            with suppress(asyncio.CancelledError):
+                await gone
+            await run_in_threadpool(_close, self._rest)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
