@@ -50,6 +50,8 @@ class Sizes:
     asked : int
         Questions of each kind in a sample.
     starts : int
+    anew : bool
+        Whether rows that measure a service's memory start new ones.
     """
 
     rounds: int = 5
@@ -70,13 +72,14 @@ class Sizes:
     stock_catalogue: int = 100_000
     asked: int = 40
     starts: int = 3
+    anew: bool = True
 
 
 QUICK = Sizes(
     rounds=2,
     stock_rounds=1,
     engine_runs=3,
-    events=20_000,
+    events=10_000,
     stock_events=2_000,
     fly_frames=100,
     frames=128,
@@ -89,6 +92,7 @@ QUICK = Sizes(
     stock_catalogue=0,
     asked=10,
     starts=1,
+    anew=False,
 )
 
 
@@ -134,8 +138,8 @@ class Suite:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._working.close()
-        self._served.close()
+        with self._served:
+            self._working.close()
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -171,7 +175,9 @@ class Suite:
         return flystore_service(directory, self.files)
 
     def fresh(self) -> None:
-        """End the services; the next row gets new ones, with new directories."""
+        """End the services; the next row gets new ones, with new directories. Not where `Sizes.anew` says no."""
+        if not self.sizes.anew:
+            return
         self._served.close()
         self._generation += 1
         self._kept.clear()

@@ -1,8 +1,10 @@
 """How long another user waits while somebody reads all frames, or exports all documents."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, NamedTuple
 
 from benchmarks.figures import Measure, percentile
 from benchmarks.interleave import Sample, column, interleaved
@@ -22,10 +24,11 @@ def measure(suite: Suite) -> Iterator[Measure]:
     The control is the same service, asked the same while it has nothing else to do and programs that only use the
     processor take as much of it as reader and server did.
     """
-    for what, load in (("a full read of frames", _reading), ("an export of documents", _exporting)):
-        loads: list[float] = []
-        parties = {side: partial(_loaded, suite, side, load, loads) for side in reversed(suite.sides)}
-        samples = interleaved({**parties, CONTROL: partial(_control, suite, loads)}, suite.sizes.wait_rounds)
+    for what, loading in (("a full read of frames", _reading), ("an export of documents", _exporting)):
+        shares: list[float] = []
+        # flystore is first in the first round, so that every control has a load to be like: the newest.
+        parties = {side: partial(_loaded, suite, side, loading, shares) for side in reversed(suite.sides)}
+        samples = interleaved({**parties, CONTROL: partial(_control, suite, shares)}, suite.sizes.wait_rounds)
         for quantity, reach in (("p99", "≤ 20 ms"), ("most", "")):
             yield Measure(
                 "waits",
@@ -39,46 +42,38 @@ def measure(suite: Suite) -> Iterator[Measure]:
             )
 
 
-def _reading(suite: Suite, side: str) -> Callable[[], Worker]:
-    """Return what begins to read, and gives the worker that does."""
+class Load(NamedTuple):
+    """What keeps a service busy: who does it, and what they are told to do."""
+
+    worker: Worker
+    task: str
+    arguments: dict[str, Any]
+
+
+def _reading(suite: Suite, side: str) -> Load:
     uid = frames_run_of(suite, side, "raw")
-
-    def begin() -> Worker:
-        reader = suite.worker(side)
-        reader.begin(
-            "read_array_for", **suite.service(side).where, uid=uid, name=DATASET, seconds=suite.sizes.wait_seconds
-        )
-        return reader
-
-    return begin
+    return Load(suite.worker(side), "read_array_for", {"uid": uid, "name": DATASET})
 
 
-def _exporting(suite: Suite, side: str) -> Callable[[], Worker]:
-    path = DOCUMENTS.format(uid=long_run_of(suite, side))
-
-    def begin() -> Worker:
-        exporter = suite.user(1)
-        exporter.begin("download", **suite.service(side).where, path=path, seconds=suite.sizes.wait_seconds)
-        return exporter
-
-    return begin
+def _exporting(suite: Suite, side: str) -> Load:
+    return Load(suite.user(1), "download", {"path": DOCUMENTS.format(uid=long_run_of(suite, side))})
 
 
-def _loaded(suite: Suite, side: str, load: Callable[[Suite, str], Callable[[], Worker]], loads: list[float]) -> Sample:
-    begin, server = load(suite, side), suite.service(side)
-    before = cpu_seconds(server.pid)
-    at_work = begin()
-    before += cpu_seconds(at_work.pid)
+def _loaded(suite: Suite, side: str, loading: Callable[[Suite, str], Load], shares: list[float]) -> Sample:
+    load, service = loading(suite, side), suite.service(side)
+    pids = (service.pid, load.worker.pid)
+    cpu, began = sum(map(cpu_seconds, pids)), time.perf_counter()
+    load.worker.begin(load.task, **service.where, **load.arguments, seconds=suite.sizes.wait_seconds)
     found = _ask(suite, side)
-    used = cpu_seconds(server.pid) + cpu_seconds(at_work.pid) - before
-    at_work.result("what loads the service")
+    share = (sum(map(cpu_seconds, pids)) - cpu) / (time.perf_counter() - began)
+    load.worker.result(load.task)
     if side == FLYSTORE:
-        loads.append(used / suite.sizes.wait_seconds)
+        shares.append(share)
     return found
 
 
-def _control(suite: Suite, loads: list[float]) -> Sample:
-    share = loads[-1] if loads else 1.0
+def _control(suite: Suite, shares: list[float]) -> Sample:
+    share = shares[-1]
     burners = [suite.user(2 + number) for number in range(max(1, math.ceil(share)))]
     for burner in burners:
         burner.begin("burn", share=share / len(burners), seconds=suite.sizes.wait_seconds)

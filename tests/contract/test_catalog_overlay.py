@@ -18,6 +18,7 @@ from flystore.model.errors import Conflict, InvalidRequest, MadeFromDocuments, N
 from flystore.model.frames import FrameEncoder, frame
 from flystore.model.overlay import Overlay, Put, Within, difference
 from flystore.model.structures import BLUESKY_RUN, Family, Spec
+from flystore.projection import segment
 from flystore.service import MetadataPatch, NewNode, Service
 from flystore.service.comparing import compare_trees
 from flystore.service.findings import Check
@@ -166,6 +167,21 @@ def test_a_stream_is_edited_by_its_older_name_too(run):
         run.merge({"seen": True}, path=("r", "streams"))
     with pytest.raises(NotFound):
         run.merge({"seen": True}, path=("r", "streams", "other"))
+
+
+def test_a_run_whose_uid_is_no_path_is_edited_like_any_other(service):
+    uid, where = "2026/7", (segment("2026/7"),)
+    body = b"".join(frame(payload) for payload in FrameEncoder().encode("start", {"uid": uid, "time": 1.0}))
+    service.ingest.batch(uid, 0, 0, body)
+    service.nodes.patch_metadata(where, MetadataPatch(True, {"remark": "good"}), keep_revision=True)
+    assert service.rebuild().changed == []
+
+    run = Run(service)
+    assert run.node(where).metadata["remark"] == "good"
+    assert run.damaged() == []
+    service.nodes.delete(where, recursive=True, external_only=False)
+    with pytest.raises(Conflict, match="was deleted"):
+        service.ingest.batch(uid, 0, 0, body)
 
 
 def test_specs_and_access_tags_stay_when_the_run_ends_and_when_it_is_rebuilt(run):

@@ -8,8 +8,8 @@ import threading
 import msgspec
 import pytest
 
-from flystore.catalog import Run, Segment
-from flystore.model.errors import Conflict, NotReady
+from flystore.catalog import BY_COLUMNS, Run, Segment
+from flystore.model.errors import Conflict, Damaged, NotReady
 from flystore.model.structures import BLUESKY_RUN, Family
 
 
@@ -215,6 +215,72 @@ def test_a_merge_that_would_lose_or_double_rows_is_refused(catalog, merged):
         with pytest.raises(Conflict, match="not what is stored"):
             tx.replace_segments("s", [Segment(first, rows, b"", 0.0) for first, rows in merged])
         assert list(tx.segments("s")) == before
+
+
+def merged(tx, series, first, rows, header=b"header", columns=(b"one", b"two")):
+    read = [segment for segment in tx.segments(series) if first <= segment.first_row < first + rows]
+    return tx.merge_segments(series, read, Segment(first, rows, header, 9.0, uri=BY_COLUMNS), columns)
+
+
+def test_rows_stored_by_columns_are_read_by_the_columns_that_are_asked_for(catalog):
+    asked = []
+
+    def choose(header):
+        asked.append(header)
+        return [1]
+
+    with catalog.write() as tx:
+        append(tx, "s", 1, 2, 3, 4)
+        began = tx.began("s")
+        assert merged(tx, "s", 1, 5)
+
+    with catalog.read() as snapshot:
+        assert (snapshot.rows("s"), snapshot.began("s")) == (10, began)
+        assert [(s.first_row, s.rows, s.by_columns, s.columns) for s in snapshot.segments("s", choose=choose)] == [
+            (0, 1, False, {}),
+            (1, 5, True, {1: b"two"}),
+            (6, 4, False, {}),
+        ]
+        assert asked == [b"header"]
+        assert [s.columns for s in snapshot.segments("s", 3, 4)] == [{}]
+        assert snapshot.broken_series() == []
+        assert [snapshot.has_segments("s", number) for number in (1, 3, 4)] == [True, True, False]
+
+
+def test_a_merge_of_rows_that_are_others_now_changes_nothing(catalog):
+    with catalog.write() as tx:
+        append(tx, "s", 1, 2, 3, 4)
+        read = list(tx.segments("s"))[:2]
+        merge = Segment(0, 3, b"header", 9.0, uri=BY_COLUMNS)
+        assert tx.merge_segments("s", read, merge, [b"one"])
+        before = list(tx.segments("s"))
+        assert not tx.merge_segments("s", read, merge, [b"one"])
+        assert not tx.merge_segments("s", [], merge, [b"one"])
+        assert not tx.merge_segments("none", read, merge, [b"one"])
+        assert list(tx.segments("s")) == before
+
+
+def test_columns_go_with_the_rows_that_they_belong_to(catalog):
+    with catalog.write() as tx:
+        tx.put_node(("run",), Family.CONTAINER, [], {}, None)
+        append(tx, "run/s", 1, 1)
+        append(tx, "run/t", 1, 1)
+        append(tx, "run2/s", 1, 1)
+        assert all(merged(tx, series, 0, 2) for series in ("run/s", "run/t", "run2/s"))
+        assert tx.series_below("run") == ["run/s", "run/t"]
+        assert tx.series_below("run/s") == ["run/s"]
+        tx.drop_series("run/t")
+        assert {series for _, series, _ in tx.stored_segments() if series.startswith("run/t")} == set()
+        tx.delete_node(("run",), recursive=True)
+        assert {series.split("/")[0] for _, series, _ in tx.stored_segments()} == {"run2"}
+
+
+def test_a_column_that_is_not_what_was_stored_is_damage(catalog):
+    with catalog.write() as tx:
+        append(tx, "s", 1, 1)
+        assert merged(tx, "s", 0, 2)
+        with pytest.raises(Damaged, match="column 7"):
+            list(tx.segments("s", choose=lambda header: [7]))
 
 
 def test_a_dropped_series_begins_again(catalog):

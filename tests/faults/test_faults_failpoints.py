@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from flystore.disk import failpoints
 from flystore.journal import orphans
 from flystore.model.errors import Conflict, DeadlineExceeded, NotFound, SyncFailed, Unavailable
+from flystore.service import Service, merging
 from flystore.service.backup import back_up, restore
 from flystore.storage import PartStore
 from flystore.testing.faults import (
@@ -281,7 +283,7 @@ def fail_writer_at(writer: FaultyWriter, service: FaultyService, run: int, failp
 
 
 def back_up_and_write_parts(directory: Path, scratch: Path) -> set[str]:
-    """Return the places reached; what comes of failing at those of backups is in the tests of backups."""
+    """Return the places reached; what comes of failing at these is in the tests of backups, parts and merging."""
     reached: set[str] = set()
     failpoints.install(Handler({}, reached.add))
     try:
@@ -290,9 +292,18 @@ def back_up_and_write_parts(directory: Path, scratch: Path) -> set[str]:
         parts = PartStore(scratch / "parts")
         parts.create("node")
         parts.write("node", "part.zip", b"content")
+        merge_rows(scratch / "restored")
     finally:
         failpoints.install(None)
     return reached
+
+
+def merge_rows(directory: Path) -> None:
+    """Put the rows of all runs together, however few they are."""
+    with patch.multiple(merging, LEAST_SEGMENTS=1, _WHOLE_BYTES=0), Service.open(directory) as service:
+        with service._catalog.read() as snapshot:
+            uids = snapshot.run_uids("")
+        assert sum(map(service.merger.merge, uids))
 
 
 def test_each_failpoint_is_reached(fork_server, tmp_path, seed):

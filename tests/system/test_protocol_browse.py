@@ -61,6 +61,16 @@ def paths_of(answer):
     return [(*row["attributes"]["ancestors"], row["id"]) for row in answer.json()["data"]]
 
 
+def test_containers_are_told_from_the_rest_whatever_is_asked_of_them(server):
+    forest(server, "forest")
+    for path, fields in (("metadata/forest", "metadata"), ("search/forest", "specs")):
+        data = ask(server, "GET", path, fields=fields).json()["data"]
+        told = [one["attributes"]["structure_family"] for one in ([data] if isinstance(data, dict) else data)]
+        assert set(told) == {"container"}
+    keys = ask(server, "GET", "search/forest", fields="").json()["data"]
+    assert {one["attributes"]["structure_family"] for one in keys} == {None}
+
+
 # --- search at any depth ----------------------------------------------------------------------
 
 

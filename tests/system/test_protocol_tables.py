@@ -86,6 +86,59 @@ def test_a_frame_comes_back_with_its_index_and_types(home, name):
     pd.testing.assert_frame_equal(home["t"].read(), frame, check_index_type=False)
 
 
+ODD = {
+    "lists": (pa.list_(pa.int64()), [[1, 2], [3]]),
+    "lists of lists": (pa.list_(pa.list_(pa.string())), [[["a"], []], [["b", "c"]]]),
+    "lists of one length": (pa.list_(pa.float32(), 2), [[1, 2], [3, 4]]),
+    "records": (
+        pa.struct([("a", pa.int64()), ("b", pa.list_(pa.string()))]),
+        [{"a": 1, "b": ["x"]}, {"a": 2, "b": []}],
+    ),
+    "maps": (pa.map_(pa.string(), pa.int64()), [[("k", 1)], []]),
+    "whole seconds": (pa.timestamp("s"), [1, None]),
+    "days in milliseconds": (pa.date64(), [86_400_000, None]),
+    "times of day": (pa.time32("s"), [1, None]),
+    "numbered numbers": (pa.dictionary(pa.int8(), pa.int64()), [7, 8]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_columns_of_types_that_files_hold_otherwise_come_back(home, raw, name):
+    kind, values = ODD[name]
+    written = pa.table({"c": pa.array(values, kind), "n": [1, 2]})
+    source = DataSource(structure_family=StructureFamily.table, structure=TableStructure.from_arrow_table(written))
+    home.new("table", [source], key="t")
+    assert raw("PUT", "/table/full/box/t", arrow(written)).status == 200
+    answer = raw("GET", f"/table/full/box/t?format={ARROW}")
+    assert answer.status == 200, answer.data
+    found = pa.ipc.open_file(answer.data).read_all()
+    assert found.column("c").type == kind
+    assert found.column("c").to_pylist() == written.column("c").to_pylist()
+
+
+def test_a_column_of_lists_that_differ_in_length_is_ragged_as_for_stock(home, stock):
+    rows = {"one": [[1.0], [2.0, 3.0], []], "two": [[[1]], [[2, 3], []], []], "same": [[1, 2], [3, 4], [5, 6]]}
+    kinds = {"one": pa.list_(pa.float64()), "two": pa.list_(pa.list_(pa.int64())), "same": pa.list_(pa.int64())}
+
+    def made(box):
+        table = box.create_appendable_table(pa.schema(kinds), key="grows")
+        table.append_partition(0, pa.table(rows, schema=pa.schema(kinds)))
+        return table
+
+    ours = made(home)
+    assert ours["one"].structure_family == StructureFamily.ragged
+    assert ours["one"].shape == (3, None)
+    assert ours["one"].read().tolist() == rows["one"]
+    assert ours["one"][1].tolist() == [2.0, 3.0]
+    assert ours["two"].read().tolist() == rows["two"]
+    assert ours["same"].read().tolist() == rows["same"]
+    with stock.tiled() as client:
+        theirs = made(client.create_container("lists-that-differ"))
+        for name in ("one", "same"):
+            assert ours[name].structure() == theirs[name].structure()
+            assert ours[name].read().tolist() == theirs[name].read().tolist()
+
+
 @pytest.mark.parametrize("name", ["anonymous index", "named index", "two indices"])
 def test_the_index_comes_along_when_columns_are_asked_for(home, name):
     frame = FRAMES[name]

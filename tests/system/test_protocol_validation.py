@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+import flystore.client
 from flystore import RunWriter
 from flystore.testing.beamline import Camera, Defects, Panda, flyscan, run_engine
 
@@ -39,14 +40,14 @@ def make(server, route, path, key, family, metadata=None, source=None, specs=())
     assert answer.status_code == 200, answer.text
 
 
-def source_of(uri, shape, kind="u", itemsize=2):
+def source_of(uri, shape, kind="u", itemsize=2, dims=None):
     return {
         "structure_family": "array",
         "structure": {
             "data_type": {"endianness": "little", "kind": kind, "itemsize": itemsize, "dt_units": None},
             "chunks": [[1] * shape[0] or [0], *([n] for n in shape[1:])],
             "shape": list(shape),
-            "dims": None,
+            "dims": dims,
             "resizable": False,
         },
         "mimetype": "application/x-hdf5",
@@ -124,6 +125,26 @@ def test_what_the_files_hold_is_what_is_read_afterwards(server, run, announced, 
     assert shape_at(server) == right
     answer = ask(server, "GET", f"api/v1/array/full/{UID}/primary/img", format="application/octet-stream")
     assert answer.content == IMAGES.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("announced", "right"), [(["y", "x"], ["time", "y", "x"]), (["time", "time", "y", "x"], ["time", "time", "y"])]
+)
+def test_a_run_is_kept_and_read_whatever_its_writer_calls_the_axes_and_validating_corrects_them(
+    server, run, announced, right
+):
+    run(dims=announced)
+    with server.tiled() as client:
+        image = client[UID]["primary"]["img"]
+        assert image.dims == tuple(announced)
+        np.testing.assert_array_equal(image.read(), IMAGES)
+    with flystore.client.from_uri(server.url, api_key=server.key) as client:
+        assert client[UID]["primary"]["img"].dims is None
+    answer = validated(server, fix=True)
+    assert answer["valid"]
+    assert any("dimension names" in note for note in answer["notes"])
+    with server.tiled() as client:
+        assert client[UID]["primary"]["img"].dims == tuple(right)
 
 
 def test_without_fix_nothing_is_changed(server, run):

@@ -17,6 +17,9 @@ import urllib.request
 
 import pytest
 
+from flystore.model.frames import FRAMES_MIMETYPE, FrameEncoder, frame
+from flystore.testing.documents import RunDocuments, internal
+
 READY = re.compile(r"flystore is ready at (http://\S+)\n")
 SECONDS = 60
 
@@ -119,6 +122,34 @@ def test_it_answers_as_soon_as_it_says_that_it_is_ready(serve):
     status, about = get(url, key=key_in(url))
     assert status == 200
     assert about["library_version"].startswith("0.2.20+flystore")
+
+
+def loaded(running):
+    """Return the names of the shared libraries that a process has loaded."""
+    with open(f"/proc/{running.process.pid}/maps") as maps:
+        return " ".join({line.split()[-1] for line in maps if ".so" in line})
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="only Linux tells what a process has loaded")
+def test_what_nobody_has_asked_for_takes_no_memory_and_pandas_none_at_all(serve):
+    running = serve("--temp", "--port", 0, "--api-key", "secret")
+    url = running.ready()
+    assert not re.search("pandas|arrow|h5py|hdf5|blosc", loaded(running))
+    encoder = FrameEncoder()
+    run = RunDocuments("run")
+    stream = run.stream("primary", x=internal())
+    for value in range(5):
+        stream.event(x=float(value))
+    run.stop()
+    body = b"".join(frame(payload) for name, doc in run.documents for payload in encoder.encode(name, doc))
+    headers = {"Authorization": "Apikey secret", "Content-Type": FRAMES_MIMETYPE}
+    address = f"{url}/api/v1/ingest/run?first=0&epoch=0"
+    with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=SECONDS) as answer:
+        assert answer.status == 200
+    status, rows = get(url, "/api/v1/table/full/run/primary/internal?format=application/json", key="secret")
+    assert (status, rows["x"]) == (200, [0.0, 1.0, 2.0, 3.0, 4.0])
+    assert "arrow" in loaded(running)
+    assert "pandas" not in loaded(running)
 
 
 def test_without_a_key_it_makes_one_and_prints_it(serve):

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -249,6 +249,7 @@ class SqliteDatabase:
             raise Misconfigured(f"there is no catalogue at {path}", path=str(path))
         prepare(path)
         self._engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.pool.NullPool)
+        self._unwaiting = sa.create_engine("sqlite://", creator=partial(self._connect, 0.0), poolclass=sa.pool.NullPool)
         self._write_lock = threading.Lock()
         self._idle: deque[Session] = deque()
         self._idle_glances: deque[Session] = deque()
@@ -265,9 +266,9 @@ class SqliteDatabase:
         with trust.writing(f"the directory of {path}"):
             sync_directory(path.parent)
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, busy_seconds: float = BUSY_S) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=512
+            self.path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=512
         )
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":  # SQLite keeps to itself that a sync failed meanwhile
@@ -284,8 +285,8 @@ class SqliteDatabase:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
-    def _session(self, *, query_only: bool = False) -> Session:
-        connection = self._engine.connect()
+    def _session(self, engine: sa.Engine | None = None, *, query_only: bool = False) -> Session:
+        connection = (engine or self._engine).connect()
         driver = connection.connection.driver_connection
         assert driver is not None
         if query_only:
@@ -315,8 +316,7 @@ class SqliteDatabase:
             try:
                 session = self._idle_glances.pop()
             except IndexError:
-                session = self._session(query_only=True)
-                session.driver.execute("PRAGMA busy_timeout=0")
+                session = self._session(self._unwaiting, query_only=True)
                 session.driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, GLANCE_BYTES)
             try:
                 session.driver.execute("BEGIN")
@@ -327,10 +327,11 @@ class SqliteDatabase:
                     session.connection.close()
                 else:
                     self._idle_glances.append(session)
-        except sqlite3.Error as error:
-            if (_code(error) or 0) & 0xFF in _LEFT_TO_THREADS:
-                raise NotAtOnce(str(error)) from error
-            raise _from_sqlite(error) from error
+        except (sqlite3.Error, SQLAlchemyError) as error:
+            failed = _sqlite_error(error)
+            if failed is not None and (_code(failed) or 0) & 0xFF in _LEFT_TO_THREADS:
+                raise NotAtOnce(str(failed)) from error
+            raise (error if failed is None else _from_sqlite(failed)) from error
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -390,6 +391,7 @@ class SqliteDatabase:
         with self._write_lock:
             self._writer.connection.close()
         self._engine.dispose()
+        self._unwaiting.dispose()
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------

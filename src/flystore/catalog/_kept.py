@@ -4,7 +4,7 @@
 detectors, operators. A key that gets more (uid, time, scan id) is noted as one of *many values*, once and for good,
 and its counts are dropped; its lists are short as a rule. Members of lists are not counted.
 
-*Zones*: for `ZONED` keys the least and the greatest value among the children of 4,096 consecutive ids. Ids grow with
+*Zones*: for `ZONED` keys the least and the greatest value among the children of 1,024 consecutive ids. Ids grow with
 time, so the newest of a plan are found in a few zones, however many there are in all. Bounds only widen: a child that
 is changed or deleted leaves them as they are, which costs a look and no answer.
 
@@ -26,8 +26,8 @@ from ._schema import leaf_zones, leaves, many_valued, value_counts
 VALUES = 1_000
 """Different values of a key that are counted."""
 
-ZONE_BITS = 12
-"""A zone is 4,096 ids: some hundreds of runs, with what is below them."""
+ZONE_BITS = 10
+"""A zone is 1,024 ids: some hundreds of runs, with what is below them."""
 
 ZONED = ("start.time", "start.scan_id")
 

@@ -15,7 +15,8 @@ So the first page costs about the page. Where little matches of what many match 
 list.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from ._kept import ZONE_BITS, ZONED, count_of
 from ._schema import child_counts, leaf_zones, leaves, nodes
 from ._terms import NOT_NULL, Column, Condition, Term
 
-SMALL = 1_000
+SMALL = 500
 """Nodes that are taken whole rather than walked to."""
 
 WALK = 4_000
@@ -127,10 +128,11 @@ class Search:
         if self._size(leader) <= SMALL:
             return self._sorted_whole(keys, n, skip)
         ordered = [term for term in listed if term.ordered]
-        if ordered and sorting.key in ZONED and self._kept and (leader.ordered or self._size(leader, WALK) > WALK):
+        if ordered and sorting.key in ZONED and self._kept and not self._is_scattered(leader):
             return self._by_zones(sorting, self._shortest(ordered), n, skip)
-        need, size = n + skip, self._size(leader, LOOK)
-        among = self._children()
+        if len(listed) > 1 and self._size(leader, WALK) <= WALK:
+            return self._sorted_whole(keys, n, skip)
+        need, size, among = n + skip, self._size(leader, LOOK), self._children()
         if size * size > need * among:  # the walk is shorter, if what matches lies anywhere
             found = self._walked_along(sorting, need, steps=4 * need * among // size + 100)
             if len(found) == need:
@@ -181,6 +183,12 @@ class Search:
             return known
         known, settled = self._sizes[id(term)] = self._looked_at(term, enough)
         return known
+
+    def _is_scattered(self, term: Term) -> bool:
+        """Return whether a list is short and its nodes may lie in any zone, so that it is better taken whole."""
+        if term.ordered or (term.within is not None and term.within[0] in ZONED):
+            return False
+        return self._size(term, WALK) <= WALK
 
     def _looked_at(self, term: Term, enough: int) -> tuple[int, bool]:
         if term.leaf is not None and self._kept:
@@ -318,14 +326,17 @@ class Search:
         within = (ids >= sa.bindparam("first_id"), ids < sa.bindparam("end_id"))
         read = self._session.prepared(select.add_columns(leaf.c.value).join(leaf, on).where(*within))
         found: list[tuple[bytes, int]] = []
-        for zone, bound in self._zones(sorting):
-            if len(found) == need and _comes_after(bound, found[-1][0], sorting.descending):
+        zones, at_once = self._zones(sorting), 1
+        while some := list(islice(zones, at_once)):
+            if len(found) == need and _comes_after(some[0][1], found[-1][0], sorting.descending):
                 break
-            rows = read({"first_id": zone << ZONE_BITS, "end_id": (zone + 1) << ZONE_BITS})
-            found += [(bytes(row[1]), row[0]) for row in rows]
+            for first, end in _ranges(zone for zone, _ in some):
+                rows = read({"first_id": first << ZONE_BITS, "end_id": end << ZONE_BITS})
+                found += [(bytes(row[1]), row[0]) for row in rows]
             found.sort(key=lambda row: row[1])
             found.sort(key=lambda row: row[0], reverse=sorting.descending)
             del found[need:]
+            at_once = min(2 * at_once, _ZONES_AT_ONCE)  # where little fits, a zone costs more than what is in it
         chosen = [row[1] for row in found]
         return chosen[skip:] + self._without_key(sorting, need - len(chosen), max(0, skip - len(chosen)))
 
@@ -356,6 +367,19 @@ class Search:
 
 def _comes_after(bound: bytes, last: bytes, descending: bool) -> bool:
     return bound < last if descending else bound > last
+
+
+def _ranges(zones: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of the zones that follow each other."""
+    first = end = None
+    for zone in sorted(zones):
+        if zone != end:
+            if first is not None and end is not None:
+                yield first, end
+            first = zone
+        end = zone + 1
+    if first is not None and end is not None:
+        yield first, end
 
 
 def _overlaps(zone: sa.FromClause, within: tuple[str, bytes, bytes]) -> Condition:

@@ -156,7 +156,14 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
         )
 
     def append_segment(
-        self, series: str, first_row: int, rows: int, body: bytes, received: float | None = None
+        self,
+        series: str,
+        first_row: int,
+        rows: int,
+        body: bytes,
+        received: float | None = None,
+        *,
+        run_uid: str | None = None,
     ) -> None:
         """Append rows to a series.
 
@@ -168,6 +175,8 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
             Where `rows` of the series is.
         body
             Arrow IPC.
+        run_uid
+            Of the node at `series`, for those who follow the run; None: what the node says, which has to be read.
 
         Raises
         ------
@@ -183,9 +192,9 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
         now = self._clock() if received is None else received
         self._store_segment(series, Segment(first_row, rows, body, now))
         path = tuple(series.split("/"))
-        node = self.node(path)
-        detail = {"first_row": first_row, "rows": rows}
-        self.note_change(path, "rows", detail, run_uid=None if node is None else node.run_uid)
+        if run_uid is None and (node := self.node(path)) is not None:
+            run_uid = node.run_uid
+        self.note_change(path, "rows", {"first_row": first_row, "rows": rows}, run_uid=run_uid)
 
     def replace_segments(self, series: str, merged: Sequence[Segment]) -> None:
         """Put fewer, larger segments in place of those that hold the same rows.

@@ -8,10 +8,12 @@ from flystore.model.queries import Eq, Like, encode_filters
 from ._container import Container
 from ._node import node_of
 from ._session import is_missing, item_from_wire
-from ._words import human_time
+from ._words import html_rows, human_time
 
 SHORTEST_PARTIAL_UID = 5
 """Fewer characters fit too many runs to be meant."""
+
+_SHOWN = 10  # of the latest runs, in a notebook
 
 
 class CatalogOfRuns(Container):
@@ -119,6 +121,14 @@ class CatalogOfRuns(Container):
             )
         return node_of(self._session, fitting[0]) if fitting else None
 
+    def _repr_html_(self) -> str:
+        try:
+            latest = reversed(self.values().tail(_SHOWN))
+            rows = [(_scan_in_words(run.metadata.get("start", {})), run.key) for run in latest]
+        except FlystoreError:
+            rows = []
+        return html_rows([("runs", self._contents_in_words()), *rows])
+
     def _contents_in_words(self) -> str:
         try:
             count = len(self)
@@ -129,6 +139,10 @@ class CatalogOfRuns(Container):
             return "no runs yet" if not self._queries else "no run fits"
         runs = f"{count} run{'s' if count != 1 else ''}"
         start = latest[0].metadata.get("start", {}) if latest else {}
-        scan = f"scan {start['scan_id']}, " if "scan_id" in start else ""
-        plan = f"{start['plan_name']}, " if "plan_name" in start else ""
-        return f"{runs}, the latest {scan}{plan}{human_time(start.get('time'))}"
+        return f"{runs}, the latest {_scan_in_words(start)}"
+
+
+def _scan_in_words(start: dict[str, Any]) -> str:
+    scan = f"scan {start['scan_id']}, " if "scan_id" in start else ""
+    plan = f"{start['plan_name']}, " if "plan_name" in start else ""
+    return f"{scan}{plan}{human_time(start.get('time'))}"

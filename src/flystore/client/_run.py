@@ -10,7 +10,7 @@ from ._align_request import How, Request
 from ._container import Container
 from ._documents import Documents
 from ._run_align import align_streams
-from ._session import item_from_wire
+from ._session import is_missing, item_from_wire
 from ._stream import Stream
 from ._verdict import Verdict
 from ._words import html_rows, human_duration, human_time, listed
@@ -50,10 +50,14 @@ class Run(Container):
         first, rest = segments[0], segments[1:]
         if first == "streams":
             return self._at(rest) if rest else Container(self._session, self._item)
-        nested = self._nested_streams()
-        if nested is not None:
-            return nested[segments]
-        return super()._elsewhere(segments, error)
+        try:
+            nested = self._nested_streams()
+            return super()._elsewhere(segments, error) if nested is None else nested[segments]
+        except NotFound as missing:
+            if rest or not is_missing(missing):
+                raise
+            there = self._streams_in_words()
+            raise NotFound(f"run {self.uid} has no stream {first!r}; it has {there}", key=first) from error
 
     def _nested_streams(self) -> Container | None:
         """Return the container between the run and its streams, None if there is none."""

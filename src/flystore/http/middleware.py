@@ -68,7 +68,7 @@ class Outgoing:
         Whether anything was sent.
     """
 
-    def __init__(self, scope: Scope, send: Send, least_bytes: int, links: Links) -> None:
+    def __init__(self, scope: Scope, send: Send, least_bytes: int, links: Links | None = None) -> None:
         self.begun = False
         self._links = links
         self._started = time.perf_counter()
@@ -102,7 +102,7 @@ class Outgoing:
         asked = _Asked(self._scope)
         if await validate(self._scope, asked.known, start, body, more):
             body = b""
-        near = bool(asked.codings) and self._links.is_fast(self._scope)
+        near = self._links is not None and bool(asked.codings) and self._links.is_fast(self._scope)
         encoded = compressed(self._scope, asked.codings, self._least_bytes, start, self._stamped, near=near)
         if encoded is not None:
             self._compressed = encoded

@@ -172,13 +172,16 @@ class Rendering:
                 structure = {"contents": contents, "count": count}
         elif "structure" in want:
             structure = entry.structure
+        # Clients tell containers from the rest by the family, whatever else they ask for.
+        within = entry.virtual or entry.column is not None
+        told = entry.family is Family.CONTAINER or "structure_family" in want or count is not None
         attributes = {
             "ancestors": list(entry.path[:-1]),
-            "structure_family": entry.family if "structure_family" in want or count is not None else None,
+            "structure_family": entry.family if told else None,
             "specs": [spec.to_wire() for spec in entry.specs] if "specs" in want else None,
             "metadata": metadata,
             "structure": structure,
-            "access_tags": list(entry.access_tags) if "access_tags" in want and not entry.virtual else None,
+            "access_tags": list(entry.access_tags) if "access_tags" in want and not within else None,
             "sorting": [{"key": "", "direction": 1}]
             if entry.family is Family.CONTAINER and "sorting" in want and entry.file is None
             else None,

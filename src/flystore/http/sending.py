@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -91,7 +90,7 @@ class PiecesResponse(Response):
         self.headers["content-length"] = str(nbytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(receive))
         ahead: asyncio.Future[Any] | None = None
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -110,11 +109,11 @@ class PiecesResponse(Response):
                 ahead = None
         finally:
             gone.cancel()
-            if ahead is not None:
-                await asyncio.wait({ahead})
-                ahead.exception()
-            with suppress(asyncio.CancelledError):
-                await gone
+            under_way = {gone} if ahead is None else {gone, ahead}
+            await asyncio.wait(under_way)
+            for task in under_way:
+                if not task.cancelled():
+                    task.exception()  # nobody asks for it any more
             await run_in_threadpool(_close, self._rest)
 
 

@@ -158,6 +158,12 @@ def _counted(view: memoryview, most: int) -> int:
             size += _PER_CONTAINER - _PER_VALUE
         if 0xA0 <= head < 0xC0:
             at += head & 0x1F
+        elif head in _EIGHT_BYTES:
+            # Usually one of many floats: the others are stepped over with it.
+            run = _RUN_OF_EIGHT.match(view, at - 1)
+            many = 1 if run is None else (run.end() - run.start()) // 9
+            size += (many - 1) * _PER_VALUE
+            at += 9 * many - 1
         elif head in _LENGTHS:
             width, extra, skips = _LENGTHS[head]
             if skips:
@@ -543,5 +549,7 @@ _LENGTHS = {
     0xD9: (1, 0, True), 0xDA: (2, 0, True), 0xDB: (4, 0, True),
     0xDC: (2, 0, False), 0xDD: (4, 0, False), 0xDE: (2, 0, False), 0xDF: (4, 0, False),
 }  # fmt: skip
+_EIGHT_BYTES = frozenset({0xCB, 0xCF, 0xD3})  # a float, or an integer of 64 bits
+_RUN_OF_EIGHT = re.compile(rb"(?:[\xcb\xcf\xd3].{8})+", re.DOTALL)
 _FIXED_EXTENSIONS = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 _NESTING = frozenset({_NDARRAY, _TUPLE, 4, 5, _MAPPING, _OPAQUE, _OBJECTS, _MASKED})

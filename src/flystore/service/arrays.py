@@ -9,14 +9,12 @@ import numpy as np
 
 from flystore.catalog import Catalog
 from flystore.model.errors import (
-    Changed,
     Damaged,
     InvalidRequest,
     NotFound,
     NotReady,
     TooLarge,
     Truncated,
-    Unreadable,
     Unsupported,
 )
 from flystore.model.slices import normalise, result_shape, selected
@@ -28,18 +26,17 @@ from flystore.model.structures import (
     Family,
 )
 from flystore.projection import ExternalArray, RunState, array_of_column, stream_rows
-from flystore.readers import open_reader, open_registered
 from flystore.storage import ArrayStore, Roots, block_region, released, reserve
 
+from .array_files import Known, announced, registered
 from .browse import Browse, require_family
-from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
+from .changed import Fingerprint, WatchedRoots
 from .chunks import reserve_chunks
 from .columns import column_to_numpy, read_table, series_of_table, stored_pieces
 from .entries import Entry
 from .export import ArraySource
-from .files import event_files
 from .limits import Limits
-from .observed import found_array, found_in, present_map
+from .observed import present_map
 from .probing import Prober
 
 Index = slice | int
@@ -260,10 +257,10 @@ class Arrays:
         if planned.nbytes == 0 or entry.file is not None or entry.node is None or entry.column is not None:
             yield lambda piece: self._part(*piece)
         elif entry.node.external is not None:
-            with self._external(entry, planned.structure) as read:
+            with announced(entry, planned.structure, self._roots, self._limits.response_bytes) as read:
                 yield lambda piece: read(piece.picked)
         elif source is not None and source.mimetype not in (SEGMENT_ARRAY_MIMETYPE, ZARR_MIMETYPE):
-            with self._registered(entry, source) as read:
+            with registered(entry, source, self._roots, self._limits.response_bytes) as read:
                 yield lambda piece: read(piece.picked)
         else:
             yield lambda piece: self._part(*piece)
@@ -343,7 +340,10 @@ class Arrays:
                 assert entry.node is not None
                 if entry.column is not None:
                     return entry, None, False
-                source = moment.data_source(entry.node.id)
+                # Where the files of documents are the node says itself; a frame a chunk makes the rest long.
+                of_documents = entry.node.external is not None
+                fetch = moment.data_source_head if of_documents else moment.data_source
+                source = fetch(entry.node.id)
                 stale = entry.file is None and self._prober.is_stale(entry.node, source, entry.observation, moment)
                 return entry, source, stale
         entry = require_family(self._browse.inside.read(found), Family.ARRAY)
@@ -398,7 +398,7 @@ class Arrays:
         node = entry.node
         assert node is not None
         if node.external is not None and entry.column is None:
-            with self._external(entry, structure) as read:
+            with announced(entry, structure, self._roots, self._limits.response_bytes) as read:
                 return read(picked)
         if source is None and entry.column is None:
             raise Unsupported(f"/{'/'.join(node.path)} has no data source", status=405)
@@ -411,29 +411,8 @@ class Arrays:
         if source.mimetype == ZARR_MIMETYPE:
             reserve_chunks(structure, entry.path)
             return self._kept(entry, structure, picked)
-        with self._registered(entry, source) as read:
+        with registered(entry, source, self._roots, self._limits.response_bytes) as read:
             return read(picked)
-
-    @contextmanager
-    def _registered(self, entry: Entry, source: DataSource) -> Iterator[Callable[[tuple[Index, ...]], np.ndarray]]:
-        """Give what reads parts of files that a client registered."""
-        assert entry.node is not None
-        announced = ArrayStructure.from_wire(entry.node.structure)
-        watched = WatchedRoots(self._roots)
-        limit = self._limits.response_bytes
-        self.require_unchanged(entry, {0: None})
-        with open_registered(source, announced, watched) as reader:
-
-            def read(picked: tuple[Index, ...]) -> np.ndarray:
-                try:
-                    found = reader.read(picked, limit_bytes=limit)
-                except Unreadable:
-                    self.require_unchanged(entry, watched.fingerprints([asset.data_uri for asset in source.assets]))
-                    raise
-                self.require_unchanged(entry, {0: reader.fingerprint()}, watched)
-                return found
-
-            yield read
 
     def require_unchanged(
         self, entry: Entry, used: Mapping[int, Fingerprint | None], watched: WatchedRoots | None = None
@@ -447,24 +426,7 @@ class Arrays:
         watched : WatchedRoots, optional
             What they were read through.
         """
-        observed = found_in(entry.observation)
-        settled = settled_at(entry.observation) is not None
-        why = None
-        for number, fingerprint in used.items():
-            known = observed[number] if number < len(observed) else None
-            if known is not None and known.status == CHANGED:
-                why = why or known.why
-            elif known is not None and known.fingerprint is not None and fingerprint is not None:
-                why = why or change(known.fingerprint, fingerprint, settled=settled)
-        if watched is not None:
-            why = why or written_since(entry.observation, watched)
-        if why is not None:
-            path = "/".join(entry.path)
-            raise Changed(
-                f"the files of /{path} are not those that were observed: {why}. Put the old ones back, or take the "
-                f"new ones for right: flystore verify DIR --accept {path}",
-                path=list(entry.path),
-            )
+        Known(entry).require(used, watched)
 
     def _stored(self, entry: Entry) -> np.ndarray:
         """Return all rows of slow data as they are now, with the structure they have now.
@@ -494,47 +456,6 @@ class Arrays:
             if self._browse.entry(entry.path).node != entry.node:
                 raise NotReady(f"/{'/'.join(entry.path)} was replaced while it was read; read again") from None
             raise
-
-    @contextmanager
-    def _external(self, entry: Entry, structure: ArrayStructure) -> Iterator[Callable[[tuple[Index, ...]], np.ndarray]]:
-        """Give what reads rows through the frame map: by event, never by position in the files."""
-        assert entry.node is not None
-        assert entry.node.external is not None
-        _, external = found_array(entry.node, entry.observation)
-        joined = external.join == "concat" and bool(external.item_shape)
-        factor = external.item_shape[0] if joined else 1
-        limit = self._limits.response_bytes
-        watched = WatchedRoots(self._roots)
-        files = event_files(external)
-        with open_reader(files, watched) as reader:
-
-            def read(picked: tuple[Index, ...]) -> np.ndarray:
-                first = picked[0]
-                rows = selected(first, structure.shape[0]) if isinstance(first, slice) else range(first, first + 1)
-                # Not all rows and then those chosen: documents may announce more than memory holds.
-                chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
-                events, place = np.unique(chosen // factor, return_inverse=True)
-                resources, file_rows = external.locate(events)
-                inner = (slice(None), *picked[1:]) if joined else picked[1:]
-                used = [int(number) for number in np.unique(resources)]
-                self.require_unchanged(entry, dict.fromkeys(used))
-                try:
-                    found = reader.read(resources, file_rows, inner, limit_bytes=limit)
-                except Unreadable:  # that a file is another one explains more than what is odd about it
-                    uris = [resource.uri for resource in files.resources]
-                    self.require_unchanged(entry, watched.fingerprints(uris))
-                    raise
-                self.require_unchanged(entry, {number: reader.fingerprint(number) for number in used}, watched)
-                if joined:  # along the first axis: an event is several rows of the array
-                    found = found.reshape(-1, *found.shape[2:])
-                    place = place * factor + chosen % factor
-                if rows.step == 1:  # neighbours, and most often all there is: no copy
-                    found = found[int(place[0]) : int(place[0]) + len(rows)]
-                else:
-                    found = found[place]
-                return found[0] if isinstance(first, int) else found
-
-            yield read
 
 
 def as_bytes(array: np.ndarray) -> memoryview:

@@ -22,7 +22,6 @@ from .protocol_runs import ProtocolState
 from .recent import Recent
 from .written_tables import WrittenTables
 
-
 REMEMBERED = 1 << 14
 """Places at which arrays were extended, lest two callers who saw the same end write over each other."""
 

@@ -226,6 +226,8 @@ class Ingest:
                 run = snapshot.run(batch.uid)
             if batch.first != (0 if run is None else run.watermark) or batch.first != _behind(run):
                 return None
+            if run is not None and (run.deleted or run.writer != batch.writer):  # whose state is none of documents
+                return None
             state = self._state(batch.uid, run)
         try:
             return self._work(batch, state, decoded(body, payloads, state.templates, batch.first), list)

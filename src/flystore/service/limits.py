@@ -55,8 +55,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silence_seconds : float
         An open run not heard of for so long is shown as interrupted. Nothing is refused.
     compress_bytes : int
-        Answers from this size on are compressed for callers that take it. 0: none is, which is quicker where the
-        network is faster than the compression. Nothing is refused.
+        Answers from this size on are compressed for callers that take it; arrays and tables not for those to whom the
+        network is faster than the compression. 0: none is. Nothing is refused.
     """
 
     response_bytes: int = 300 * MIB

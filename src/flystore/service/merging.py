@@ -102,7 +102,11 @@ class Merger:
                 return 0
             node = snapshot.node_by_id(run.node_id)
             names = [] if node is None else snapshot.series_below("/".join(node.path))
-        return sum(self._merge_part(series, part) for series in names for part in self._parts(series))
+        return sum(map(self.merge_series, names))
+
+    def merge_series(self, series: str) -> int:
+        """Merge the rows of one series; return how many parts were made."""
+        return sum(self._merge_part(series, part) for part in self._parts(series))
 
     def _parts(self, series: str) -> Iterator[_Part]:
         at = 0

@@ -79,7 +79,7 @@ def apply_changes(
             case EncodedRows():
                 first_row = change.first_row
                 for rows, body in change.pieces:
-                    tx.append_segment(series_of(change.path), first_row, rows, body, received)
+                    tx.append_segment(series_of(change.path), first_row, rows, body, received, run_uid=uid)
                     first_row += rows
     return external
 

@@ -97,9 +97,7 @@ class Ragged:
         """Return a slice as nested lists or a number, for JSON."""
         return _plain(self.read(path, wanted))
 
-    def _of_column(
-        self, snapshot: Snapshot, table: Node, name: str, wanted: tuple[Item, ...]
-    ) -> Nested | np.generic:
+    def _of_column(self, snapshot: Snapshot, table: Node, name: str, wanted: tuple[Item, ...]) -> Nested | np.generic:
         """Return rows of a table's column, whose lists differ in length."""
         column = read_table(snapshot, table, [name]).column(0)
         found = column_to_nested(column)

@@ -24,6 +24,7 @@ from .ragged import check_ragged
 from .sparse import check_sparse
 
 MAX_SPECS = 20
+MAX_SPEC_LETTERS = 255
 
 MAX_AXES = 32
 """Axes of an array: what Zarr, HDF5 and numpy can all hold."""
@@ -74,6 +75,8 @@ def specs_from_wire(wire: Any) -> tuple[Spec, ...]:
         raise InvalidRequest(f"specs must be a list of {{name, version}} objects: {error}") from error
     if len(specs) > MAX_SPECS or len({spec.name for spec in specs}) != len(specs):
         raise InvalidRequest(f"a node has at most {MAX_SPECS} specs, each name once")
+    if any(len(text) > MAX_SPEC_LETTERS for spec in specs for text in (spec.name, spec.version or "")):
+        raise InvalidRequest(f"names and versions of specs have at most {MAX_SPEC_LETTERS} letters")
     return specs
 
 

@@ -336,7 +336,11 @@ def _shown(
 
 
 def _cast(column: pa.Array, target: pa.DataType) -> pa.Array:
-    return column if column.type == target else column.cast(target)
+    if column.type == target:
+        return column
+    if pa.types.is_dictionary(target) and not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()  # Parquet keeps the values alone, unless they are text
+    return column.cast(target)
 
 
 def _fitted(file: _Open, schema: pa.Schema, node: Node) -> Iterator[pa.RecordBatch]:

@@ -117,6 +117,26 @@ def test_users_count_answers_and_time_them():
         assert 0 < found["first"] <= found["seconds"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ({"data": {"id": "a"}}, "a"),
+        ({"data": [{"id": "b"}, {"id": "a"}], "meta": {"count": 7}}, ["b", "a"]),
+        ({"data": [], "meta": {"count": 7}}, 7),
+        ({"metadata": {"k": [{"value": "y", "count": 1}, {"value": "x", "count": 2}]}}, [("x", 2), ("y", 1)]),
+    ],
+)
+def test_what_two_services_found_can_be_compared(answer, found):
+    async def answers(scope, receive, send):
+        body = json.dumps(answer).encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    with serving(answers, lifespan="off") as url:
+        assert User().found(url, "key", "/") == found
+
+
 # --- documents and files --------------------------------------------------------------------------
 
 

@@ -407,6 +407,22 @@ def test_a_run_is_found_in_every_way(catalog, scan):
     assert run["primary", "img"].shape == (1, 2, 3)
 
 
+def test_who_asks_for_a_stream_that_there_is_not_is_told_which_there_are(catalog, scan):
+    scan.event(1)
+    scan.sent()
+    with pytest.raises(NotFound, match="has no stream 'primry'; it has primary"):
+        catalog[-1]["primry"]
+    assert "primry" not in catalog[-1]
+
+
+def test_a_notebook_shows_the_latest_runs_of_a_catalogue(catalog, scan):
+    assert "no runs yet" in catalog._repr_html_()
+    scan.sent()
+    shown = catalog._repr_html_()
+    assert "1 run, the latest scan 7" in shown
+    assert "a-run-of-ours" in shown
+
+
 def test_a_variable_called_like_a_coordinate_keeps_its_name(catalog):
     run = RunDocuments("names")
     stream = run.stream(take=internal(), event_present=internal(), motor=internal())

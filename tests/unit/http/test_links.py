@@ -59,6 +59,16 @@ def test_a_link_that_became_slow_is_slow(monkeypatch):
     assert not links.is_fast(scope())
 
 
+def test_a_slow_client_on_this_host_is_not_helped_by_decoding(monkeypatch):
+    links = Links()
+    assert not links.is_fast(scope("127.0.0.1"))
+    for client in ("127.0.0.1", "::1", "10.0.0.7"):
+        asked = {**scope(client), "server": ("10.0.0.7", 8000)}
+        sent(links, asked, [MIB] * 20, 5e-2, monkeypatch)
+        assert links.is_fast(asked)
+    assert not links.is_fast({**scope("10.0.0.8"), "server": ("10.0.0.7", 8000)})
+
+
 def test_people_behind_a_proxy_are_told_apart(monkeypatch):
     links = Links()
     sent(links, scope("127.0.0.1", x_forwarded_for="10.9.9.9"), [MIB] * 20, 1e-3, monkeypatch)

@@ -17,7 +17,7 @@ from blockbuster import blockbuster_ctx
 
 import flystore
 from flystore.catalog import Catalog, NotAtOnce
-from flystore.http import Access, build_app
+from flystore.http import Access, build_app, routes_browse
 from flystore.http.dispatch import Dispatch
 from flystore.model.frames import FrameEncoder, frame
 from flystore.model.structures import ArrayStructure
@@ -120,12 +120,12 @@ async def answered(app, path, query="", method="GET", **headers):
         "query_string": query.encode(),
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in named.items()],
     }
-    sent = []
+    sent, bodies = [], [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive():
-        if sent:
+        if not bodies:
             await asyncio.Event().wait()
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return bodies.pop()
 
     async def send(message):
         sent.append(message)
@@ -207,44 +207,53 @@ def test_a_slice_takes_one_thread_and_none_for_a_caller_who_has_it(app, counted)
     assert counted.threads == 0
 
 
+async def watched(app, questions):
+    """Return questions with the statuses of their answers; what blocks the loop is a 500."""
+    with blockbuster_ctx(scanned_modules=flystore) as watching:
+        for function in watching.functions.values():
+            # What a glance reads on the loop are single short rows; see `Catalog.glance`.
+            function.can_block_in("http/routes_browse.py", {"metadata"})
+            function.can_block_in("service/versions.py", {"at_once"})
+        return [
+            (path, accept, (await answered(app, path, accept=accept, accept_encoding="zstd, blosc2"))[0])
+            for path, accept in questions
+        ]
+
+
 def test_nothing_blocks_the_event_loop(app):
-    """Of everything that can be read, in every format; asked twice, because what is kept is read otherwise."""
-    below = f"{API}/array/full"
-    paths = [
+    """Of everything that can be read; data in several formats, and compressed."""
+    arrays = ("run/primary/img", "run/primary/internal/line", "run/primary/internal/x", "kept")
+    records = [
         "/healthz",
         f"{API}/",
         *(f"{API}/metadata/{path}" for path in (*NODES, "large", "run/primary/internal/x", "run/streams/primary")),
-        *(f"{API}/search/{path}" for path in ("", "run", "box")),
+        *(f"{API}/search/{path}" for path in ("", "run")),
         f"{API}/distinct/",
-        *(f"{below}/{path}" for path in ("run/primary/img", "run/primary/internal/line", "run/primary/internal/x", "kept")),
-        f"{API}/table/full/run/primary/internal",
-        f"{API}/container/full/run/primary",
         f"{API}/documents/run",
         f"{API}/verdict/run",
         f"{API}/revisions/box",
         "/zarr/v3/run/primary/img/zarr.json",
-        "/zarr/v3/kept/zarr.json",
         "/zarr/v3/kept/c/0/0",
     ]
-    formats = ["*/*", "application/json", "application/octet-stream", "text/csv", "application/vnd.apache.arrow.file"]
+    data = [
+        *(f"{API}/array/full/{path}" for path in arrays),
+        f"{API}/table/full/run/primary/internal",
+        f"{API}/container/full/run/primary",
+    ]
+    formats = ["application/json", "application/octet-stream", "text/csv", "application/vnd.apache.arrow.file"]
+    questions = [*itertools.product(records, ["*/*"]), *itertools.product(data, formats)]
 
-    async def every():
-        statuses = []
-        with blockbuster_ctx(scanned_modules=flystore) as watching:
-            for function in watching.functions.values():
-                # What a glance reads are single short rows; see `Catalog.glance`.
-                function.can_block_in("catalog/_database.py", {"glancing"})
-                function.can_block_in("service/browse.py", {"at_once"})
-                function.can_block_in("service/versions.py", {"at_once"})
-            for path, accept in itertools.product(paths, formats):
-                for _ in range(2):
-                    status, _, _ = await answered(app, path, accept=accept, accept_encoding="zstd, gzip, blosc2")
-                    statuses.append((path, accept, status))
-        return statuses
-
-    statuses = asyncio.run(every())
+    statuses = asyncio.run(watched(app, questions))
     assert [found for found in statuses if found[2] >= 500] == []
-    assert sum(status == 200 for _, _, status in statuses) > len(statuses) // 2
+    assert sum(status == 200 for _, _, status in statuses) > len(statuses) * 2 // 3
+
+
+def test_what_blocks_the_event_loop_would_be_seen(app, monkeypatch):
+    async def here(work, *args):
+        return work(*args)
+
+    monkeypatch.setattr(routes_browse, "run_in_threadpool", here)
+    assert asyncio.run(watched(app, [(f"{API}/search/", "*/*")]))[0][2] == 500
 
 
 def test_a_route_is_the_one_that_the_router_would_take(app):
@@ -286,11 +295,10 @@ def test_behind_a_prefix_the_routes_are_the_same(app):
     assert link == f"http://here:8000/store{API}/metadata/box"
 
 
-@pytest.mark.parametrize("host", ["here", "here:80", "[::1]:8000", "a_b", "ü"])
+@pytest.mark.parametrize("host", ["here", "here:80", "[::1]:8000", "a_b"])
 def test_links_begin_with_the_host_that_the_caller_named(app, host):
     _, _, body = asked(app, f"{API}/metadata/box", host=host)
-    named = host.encode().decode("latin-1")
-    assert msgspec.json.decode(body)["data"]["links"]["self"] == f"http://{named}{API}/metadata/box"
+    assert msgspec.json.decode(body)["data"]["links"]["self"] == f"http://{host}{API}/metadata/box"
 
 
 @pytest.mark.parametrize("name", ["api_key", "api%5Fkey", "%61pi_key"])

@@ -181,7 +181,9 @@ def test_an_array_structure_that_makes_no_sense_is_refused(change):
         ArrayStructure.from_wire({**ARRAY, **change})
 
 
-@pytest.mark.parametrize(("dims", "names"), [(["time"], None), (["time", "x", "y"], None), (["time", "x"], ("time", "x"))])
+@pytest.mark.parametrize(
+    ("dims", "names"), [(["time"], None), (["time", "x", "y"], None), (["time", "x"], ("time", "x"))]
+)
 def test_names_that_do_not_fit_the_axes_are_kept_and_name_nothing(dims, names):
     structure = ArrayStructure.from_wire({**ARRAY, "dims": dims})
     assert (structure.to_wire()["dims"], structure.axis_names) == (dims, names)

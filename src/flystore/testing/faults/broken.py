@@ -325,7 +325,7 @@ def _no_checksums() -> list[_Patch]:
 
     from flystore.catalog import _slow
     from flystore.model import frames
-    from flystore.storage import _arrays
+    from flystore.storage import _durable
 
     def decode(self: Any, chunk_bytes: Any, chunk_spec: Any) -> Any:
         return chunk_spec.prototype.buffer.from_array_like(chunk_bytes.as_numpy_array()[:-4])
@@ -334,8 +334,8 @@ def _no_checksums() -> list[_Patch]:
         _Patch(frames, "google_crc32c", SimpleNamespace(value=lambda data: _EqualToAll(0))),
         _Patch(_slow, "problem_of", lambda segment: None),
         _Patch(Crc32cCodec, "_decode_sync", decode),
-        _Patch(_arrays, "checked_metadata", lambda content: True),
-        _Patch(_arrays, "written", lambda directory: frozenset()),
+        _Patch(_durable, "checked_metadata", lambda content: True),
+        _Patch(_durable, "written", lambda directory: frozenset()),
     ]
 
 

@@ -1,0 +1,114 @@
+"""Reading parts of arrays that lie in files of others: opened once, and held against what was observed of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from flystore.model.errors import Changed, Unreadable
+from flystore.model.slices import Selection, selected
+from flystore.model.structures import ArrayStructure, DataSource
+from flystore.readers import open_reader, open_registered
+from flystore.storage import Roots
+
+from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
+from .entries import Entry
+from .files import event_files
+from .observed import found_array, found_in
+
+ReadPart = Callable[[Selection], np.ndarray]
+"""Reads the part of an array that a normalised selection picks."""
+
+
+class Known:
+    """What was observed of the files of an array that is read, against which they are held."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._observed = found_in(entry.observation)
+        self._settled = settled_at(entry.observation) is not None
+
+    def require(self, used: Mapping[int, Fingerprint | None], watched: WatchedRoots | None = None) -> None:
+        """Refuse values of files that are not those observed; as `Arrays.require_unchanged`."""
+        why = None
+        for number, fingerprint in used.items():
+            known = self._observed[number] if number < len(self._observed) else None
+            if known is not None and known.status == CHANGED:
+                why = why or known.why
+            elif known is not None and known.fingerprint is not None and fingerprint is not None:
+                why = why or change(known.fingerprint, fingerprint, settled=self._settled)
+        if watched is not None:
+            why = why or written_since(self._entry.observation, watched)
+        if why is not None:
+            path = "/".join(self._entry.path)
+            raise Changed(
+                f"the files of /{path} are not those that were observed: {why}. Put the old ones back, or take the "
+                f"new ones for right: flystore verify DIR --accept {path}",
+                path=list(self._entry.path),
+            )
+
+
+@contextmanager
+def registered(entry: Entry, source: DataSource, roots: Roots, limit_bytes: int) -> Iterator[ReadPart]:
+    """Give what reads parts of files that a client registered."""
+    assert entry.node is not None
+    structure = ArrayStructure.from_wire(entry.node.structure)
+    watched, known = WatchedRoots(roots), Known(entry)
+    known.require({0: None})
+    with open_registered(source, structure, watched) as reader:
+
+        def read(picked: Selection) -> np.ndarray:
+            try:
+                found = reader.read(picked, limit_bytes=limit_bytes)
+            except Unreadable:
+                known.require(watched.fingerprints([asset.data_uri for asset in source.assets]))
+                raise
+            known.require({0: reader.fingerprint()}, watched)
+            return found
+
+        yield read
+
+
+@contextmanager
+def announced(entry: Entry, structure: ArrayStructure, roots: Roots, limit_bytes: int) -> Iterator[ReadPart]:
+    """Give what reads rows through the frame map: by event, never by position in the files."""
+    assert entry.node is not None
+    assert entry.node.external is not None
+    _, external = found_array(entry.node, entry.observation)
+    joined = external.join == "concat" and bool(external.item_shape)
+    factor = external.item_shape[0] if joined else 1
+    watched, known = WatchedRoots(roots), Known(entry)
+    files = event_files(external)
+    with open_reader(files, watched) as reader:
+
+        def read(picked: Selection) -> np.ndarray:
+            first = picked[0]
+            rows = selected(first, structure.shape[0]) if isinstance(first, slice) else range(first, first + 1)
+            # Not all rows and then those chosen: documents may announce more than memory holds.
+            chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+            if factor == 1 and rows.step > 0:
+                events, place = chosen, np.arange(len(chosen))
+            else:
+                events, place = np.unique(chosen // factor, return_inverse=True)
+            resources, file_rows = external.locate(events)
+            inner = (slice(None), *picked[1:]) if joined else picked[1:]
+            one = bool((resources == resources[0]).all())
+            used = [int(number) for number in (resources[:1] if one else np.unique(resources))]
+            known.require(dict.fromkeys(used))
+            try:
+                found = reader.read(resources, file_rows, inner, limit_bytes=limit_bytes)
+            except Unreadable:  # that a file is another one explains more than what is odd about it
+                uris = [resource.uri for resource in files.resources]
+                known.require(watched.fingerprints(uris))
+                raise
+            known.require({number: reader.fingerprint(number) for number in used}, watched)
+            if joined:  # along the first axis: an event is several rows of the array
+                found = found.reshape(-1, *found.shape[2:])
+                place = place * factor + chosen % factor
+            if rows.step == 1:  # neighbours, and most often all there is: no copy
+                found = found[int(place[0]) : int(place[0]) + len(rows)]
+            else:
+                found = found[place]
+            return found[0] if isinstance(first, int) else found
+
+        yield read
