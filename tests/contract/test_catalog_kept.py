@@ -157,6 +157,36 @@ def test_sorted_pages_are_the_same_however_they_are_found(catalog, small_numbers
             assert snapshot.count(path, wanted) == len(matching)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        (q.In("start.scan_id", (1, 2, 3, 4, 5)),),
+        (q.NotIn("start.scan_id", (1, 2)),),
+        (q.Like("start.plan", "s%n"),),
+        (q.KeyPresent("start.tags", False),),
+        (q.Comparison("gt", "start.scan_id", 2),),
+        (q.Comparison("lt", "start.time", 9), q.FullText("scan")),
+    ],
+)
+def test_a_list_is_read_zone_by_zone_whatever_else_is_asked(catalog, small_numbers, monkeypatch, more):
+    path = put_container(catalog)
+    with catalog.write() as tx:
+        for i in range(40):
+            put(tx, path, f"n{i}", {"plan": ("scan", "fly")[i % 4 == 3], "scan_id": i % 7, "time": (i * 17) % 23})
+    monkeypatch.setattr(_search, "SMALL", 0)
+    monkeypatch.setattr(_search, "WALK", 0)
+    wanted = (q.Eq("start.plan", "scan"), *more)
+    with catalog.read() as snapshot:
+        matching = [node for node in snapshot.children(path).nodes if q.matches(q.And(wanted), node)]
+        for descending in (True, False):
+            sort = [SortKey("start.time", descending)]
+            for limit, offset in ((1, 0), (5, 2), (100, 0)):
+                expected = _browse._sorted(matching, sort)[offset : offset + limit]
+                page = snapshot.children(path, query=wanted, sort=sort, limit=limit, offset=offset)
+                assert page.nodes == expected
+
+
 @per_database
 @given(
     given=st.lists(documents, max_size=10),

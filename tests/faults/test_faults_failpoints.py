@@ -302,8 +302,8 @@ def merge_rows(directory: Path) -> None:
     """Put the rows of all runs together, however few they are."""
     with patch.multiple(merging, LEAST_SEGMENTS=1, _WHOLE_BYTES=0), Service.open(directory) as service:
         with service._catalog.read() as snapshot:
-            uids = snapshot.run_uids("")
-        assert sum(map(service.merger.merge, uids))
+            names = [name for uid in snapshot.run_uids("") for name in snapshot.series_below(uid)]
+        assert sum(map(service.merger.merge_series, names))
 
 
 def test_each_failpoint_is_reached(fork_server, tmp_path, seed):

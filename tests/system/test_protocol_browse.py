@@ -71,6 +71,13 @@ def test_containers_are_told_from_the_rest_whatever_is_asked_of_them(server):
     assert {one["attributes"]["structure_family"] for one in keys} == {None}
 
 
+def test_the_first_none_of_the_keys_are_none(server):
+    forest(server, "forest")
+    with plain(server, "forest") as client:
+        assert client.keys().head(0) == []
+        assert client.keys().head(2) == ["a0", "a1"]
+
+
 # --- search at any depth ----------------------------------------------------------------------
 
 

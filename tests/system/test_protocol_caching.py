@@ -305,7 +305,7 @@ def test_nothing_is_read_for_a_caller_who_has_it(traffic, server, get, monkeypat
     def read(*args, **options):
         raise AssertionError("the payload was read")
 
-    monkeypatch.setattr(server.service.arrays, "read", read)
+    monkeypatch.setattr(server.service.arrays, "body", read)
     answer = get("/api/v1/array/full/basement/a?slice=0:3", If_None_Match=f'"other", {tag}')
     assert (answer.status, answer.data, answer.headers["etag"]) == (304, b"", tag)
     assert "content-type" not in answer.headers

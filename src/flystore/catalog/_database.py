@@ -154,7 +154,10 @@ class Session:
         return list(self.connection.execute(statement, params))
 
     def prepared(self, statement: sa.Select) -> Callable[[Mapping[str, Any]], list[Row]]:
-        """Return a function that runs a composed statement again and again, each time with parameters by name."""
+        """Return a function that runs a composed statement again and again, each time with parameters by name.
+
+        The parameters have some value in the statement.
+        """
         compiled = statement.compile(dialect=_dialect(self.database), compile_kwargs={"render_postcompile": True})
         text, constant = str(compiled), compiled.params
 

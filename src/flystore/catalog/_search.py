@@ -323,7 +323,7 @@ class Search:
         select, ids = self._led(leader, sorting.terms)
         leaf = leaves.alias()
         on = sa.and_(leaf.c.node_id == ids, leaf.c.key == sorting.key, sorting.fits(leaf.c.value))
-        within = (ids >= sa.bindparam("first_id"), ids < sa.bindparam("end_id"))
+        within = (ids >= sa.bindparam("first_id", 0), ids < sa.bindparam("end_id", 0))
         read = self._session.prepared(select.add_columns(leaf.c.value).join(leaf, on).where(*within))
         found: list[tuple[bytes, int]] = []
         zones, at_once = self._zones(sorting), 1

@@ -1,6 +1,6 @@
 """Reading slow data: series of segments, rows in arrival order."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import google_crc32c
 import msgspec
@@ -105,13 +105,23 @@ class SegmentReads:
         row = self._session.one(_ROWS, {"of": series})
         return 0 if row is None else int(row[0])
 
-    def ends_with(self, series: str, rows: int, body: bytes) -> bool:
-        """Return whether the last segment of a series is `body`, byte for byte; read only if its checksum is."""
+    def ends_with(self, series: str, pieces: Sequence[tuple[int, bytes]]) -> bool:
+        """Return whether the last segments of a series are these (rows, body), byte for byte.
+
+        They are only read if the last one has the checksum of the last of these.
+        """
         last = self._session.one(_LAST, {"of": series})
-        if last is None or last[0] != rows or last[1] != google_crc32c.value(body):
+        if last is None or last[0] != pieces[-1][0] or last[1] != google_crc32c.value(pieces[-1][1]):
             return False
-        found = self._session.one(_ONE, {"id": last[2]})
-        return found is not None and found[2] == body
+        end = self.rows(series)
+        for rows, body in reversed(pieces):
+            bounds = {"of": series, "first": end - rows, "stop": end, "limit": 2}
+            here = self._session.all(_FROM, bounds)
+            found = self._session.one(_ONE, {"id": here[0][0]}) if len(here) == 1 else None
+            if found is None or (found[0], found[1], found[2]) != (end - rows, rows, body):
+                return False
+            end -= rows
+        return True
 
     def began(self, series: str) -> int | None:
         """Return a number that is another one once rows of a series were replaced; None if it has none."""

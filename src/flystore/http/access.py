@@ -28,6 +28,9 @@ KEY_TO_KEEP = "flystore.key_to_keep"
 """Key in a request's scope of an API key that came in the URL: a browser is to send it as a cookie from now on."""
 
 
+_HELD = "flystore.scopes"
+
+
 class Access(msgspec.Struct, frozen=True):
     """What this service lets callers do.
 
@@ -75,8 +78,10 @@ class Access(msgspec.Struct, frozen=True):
         ------
         Unauthenticated, NotPermitted
         """
-        held = self.scopes(request)
-        if held >= set(needed):
+        held = request.scope.get(_HELD)
+        if held is None:  # a route that hands on to another one has asked already
+            held = request.scope[_HELD] = self.scopes(request)
+        if held.issuperset(needed):
             return
         detail = f"Not enough permissions. Requires scopes {list(needed)}. Request had scopes {sorted(held)}"
         if held:

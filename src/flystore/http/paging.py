@@ -23,6 +23,8 @@ def paged(
         own = {"page[cursor]": wanted.cursor, **own}
     if wanted.offset is not None:
         own = {"page[offset]": wanted.offset, **own}
+    if limit == 0:
+        onward = {}  # who follows pages of nothing never comes to an end: `keys().head(0)` of the stock client
     links = {
         "self": f"{here}?{_query(own)}",
         "first": f"{here}?{_query({'page[limit]': limit})}",

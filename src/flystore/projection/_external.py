@@ -475,8 +475,8 @@ def _dim_names(external: ExternalArray, shape: tuple[int, ...], stream_rows: int
     if is_aligned(external, stream_rows):
         if not dims:
             return None
-        names = ("time", *dims) if external.join == "stack" and len(dims) < len(shape) else dims
-        return names if len(set(names)) == len(shape) else None  # names that fit no axis name nothing
+        names = ("time", *dims) if external.join == "stack" else dims
+        return names if len(set(names)) == len(names) else None  # one name for two axes names neither
     event = f"{external.key}_event"
     rest = dims if external.join == "stack" else dims[1:]
     if len(rest) != len(shape) - 1:

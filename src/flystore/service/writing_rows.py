@@ -5,7 +5,7 @@ import logging
 
 from flystore.model.errors import NotFound
 from flystore.model.structures import Family, TableStructure
-from flystore.storage import decode_untrusted, encode_segment
+from flystore.storage import decode_untrusted, encode_segments
 
 from .browse import require_family
 from .changing import Changing, log_operation, touch
@@ -81,10 +81,12 @@ class WritingRows(Changing):
             series = series_of_table(node)
             if not append:
                 tx.drop_series(series)
-            first, segment, repeated = tx.rows(series), encode_segment(batch), False
-            if batch.num_rows:
-                repeated = append and tx.ends_with(series, batch.num_rows, segment)
-                tx.append_segment(series, first, batch.num_rows, segment, now)
+            first, pieces = tx.rows(series), encode_segments(batch)
+            repeated = append and bool(pieces) and tx.ends_with(series, pieces)
+            at = first
+            for rows, segment in pieces:
+                tx.append_segment(series, at, rows, segment, now)
+                at += rows
             digest = hashlib.blake2b(body, digest_size=16).digest()
             log_operation(
                 tx, path, RowsWritten(first, batch.num_rows, not append, digest, possible_repeat=repeated), now

@@ -415,6 +415,24 @@ def test_who_asks_for_a_stream_that_there_is_not_is_told_which_there_are(catalog
     assert "primry" not in catalog[-1]
 
 
+@pytest.mark.parametrize(
+    ("announced", "names"),
+    [(["y", "x"], ("time", "y", "x")), (["time", "y", "x"], None), (["x"], None), (["x"] * 2, None)],
+)
+def test_frames_are_read_whatever_their_device_calls_the_axes(catalog, camera, announced, names):
+    run = RunDocuments("axes")
+    stream = run.stream(img=external([2, 3], dims=announced))
+    stream.resource("img", camera, dataset="data")
+    stream.frames("img", 0, 2, 1)
+    for number in (1, 2):
+        stream.event(number)
+    run.stop()
+    found = send(catalog, run.documents, "axes")["primary"]
+    np.testing.assert_array_equal(found["img"].read(), FRAMES[:2])
+    assert found["img"].dims == names
+    assert found.read()["img"].shape == (2, 2, 3)
+
+
 def test_a_notebook_shows_the_latest_runs_of_a_catalogue(catalog, scan):
     assert "no runs yet" in catalog._repr_html_()
     scan.sent()

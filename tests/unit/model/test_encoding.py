@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flystore.model.encoding import MAX_DEPTH, Opaque, decode, encode
+from flystore.model.encoding import MAX_DEPTH, Opaque, decode, decoded_size, encode
 from flystore.model.errors import InvalidRequest
 from flystore.testing.values import arrays, documents, numpy_scalars, same, values
 
@@ -371,3 +371,10 @@ def test_any_buffer_will_do(value):
     encoded = encode(value)
     assert same(decode(memoryview(encoded)), value)
     assert same(decode(bytearray(encoded)), value)
+
+
+@given(st.lists(st.lists(st.floats() | st.integers(2**33, 2**60) | st.integers(0, 9), max_size=30), max_size=5))
+def test_each_number_of_a_document_is_counted_before_it_is_decoded(rows):
+    encoded = encode(rows)
+    numbers, lists = sum(map(len, rows)), len(rows) + 1
+    assert decoded_size([encoded], 0, 10**9) == len(encoded) + 40 * numbers + 72 * lists

@@ -136,7 +136,8 @@ def test_announced_frames_are_sent_in_the_order_of_their_events(service, data, c
         uri = write(service.data / f"{next(NUMBER)}.h5", values, chunks, **CODECS[codec])
         ranges, first = [], 0
         while first < events:
-            first += data.draw(st.integers(0, 2))  # frames that were never announced
+            # Frames that were never announced; not the first of a further file, which would say that numbers go on.
+            first += data.draw(st.integers(0, 2)) if number == 0 or first else 0
             stop = min(events, first + data.draw(st.integers(1, 4)))
             if stop > first:
                 ranges.append((first, stop, seq))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flystore.model.errors import Damaged, InvalidRequest, TooLarge
-from flystore.storage import decode_segment, decode_untrusted, encode_segment
+from flystore.storage import decode_segment, decode_untrusted, encode_segment, encode_segments
 
 MIB = 2**20
 
@@ -123,3 +123,15 @@ def test_changed_bytes_are_valid_or_an_invalid_request(compression, changes, cut
         return
     table.validate(full=True)
     table.to_pylist()
+
+
+@pytest.mark.parametrize(("rows", "most"), [(1, 1), (10, 1), (1000, 10_000), (1000, 1 << 20), (0, 100)])
+def test_rows_are_split_into_segments_that_hold_them_all_in_order(rows, most):
+    batch = pa.record_batch({"x": pa.array(range(rows), pa.int64()), "y": pa.array(["text"] * rows)})
+    pieces = encode_segments(batch, most)
+    parts = [decode_segment(body) for _, body in pieces]
+    assert [n for n, _ in pieces] == [part.num_rows for part in parts]
+    assert pa.Table.from_batches(parts, batch.schema).equals(pa.Table.from_batches([batch]))
+    if rows * 20 < most:
+        assert len(pieces) == (rows > 0)
+    assert all(n == 1 or len(body) <= most + 2000 for n, body in pieces)
