@@ -6,11 +6,13 @@ If these fail, people who keep such data in Tiled cannot move, or a retry, a sec
 import io
 import json
 import struct
+import sys
 import threading
 import zipfile
 from itertools import product
 
 import awkward
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.feather
@@ -258,12 +260,51 @@ def test_ragged_arrays_in_blocks_read_as_one(homes):
     assert ours[ours.chunks[0][0]].tolist() == [7]
 
 
-def test_ragged_arrays_export_as_from_stock(homes):
-    ours, theirs = (home.write_ragged(RAGGED["three axes"], key="r") for home in homes)
+@pytest.mark.parametrize("name", RAGGED)
+def test_ragged_arrays_export_as_from_stock(homes, name):
+    ours, theirs = (home.write_ragged(ragged.array(RAGGED[name]), key="r") for home in homes)
     assert json.loads(exported(ours, "json")) == json.loads(exported(theirs, "json"))
     for format_, read in (("arrow", pa.feather.read_table), ("parquet", pa.parquet.read_table)):
         tables = [read(io.BytesIO(exported(node, format_))) for node in (ours, theirs)]
+        assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
         assert tables[0].to_pydict() == tables[1].to_pydict()
+        assert awkward.from_arrow(tables[0]).to_list() == ours.read().tolist()
+
+
+@pytest.mark.parametrize("picked", ["0", "::-1", "1:", "::1,0:1", "0,0", "0,0,0"])
+def test_slices_of_ragged_arrays_are_tables_as_from_stock(homes, server, stock, picked):
+    for home in homes:
+        home.write_ragged(RAGGED["three axes"], key="r")
+    answers = [
+        httpx.get(
+            f"{one.url}/api/v1/ragged/full/{home.path_parts[0]}/r",
+            params={"slice": picked, "format": ARROW},
+            headers={"Authorization": f"Apikey {one.key}"},
+        )
+        for one, home in zip((server, stock), homes, strict=True)
+    ]
+    assert answers[0].status_code == answers[1].status_code
+    if answers[0].status_code == 200:
+        tables = [pa.feather.read_table(io.BytesIO(answer.content)) for answer in answers]
+        assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
+        assert tables[0].to_pydict() == tables[1].to_pydict()
+
+
+def test_without_awkward_ragged_arrays_are_plain_lists_and_nested_data_of_other_kinds_is_refused(
+    home, raw, monkeypatch
+):
+    home.write_ragged(RAGGED["three axes"], key="r")
+    home.write_ragged(ragged.array([[1 + 2j], []]), key="c")
+    home.write_awkward(awkward.Array(AWKWARD["records"]), key="k")
+    monkeypatch.setitem(sys.modules, "awkward", None)
+    for format_, read in (("arrow", pa.feather.read_table), ("parquet", pa.parquet.read_table)):
+        answer = raw("GET", "/ragged/full/basement/r", format=format_)
+        (column,) = read(io.BytesIO(answer.data)).columns
+        assert not isinstance(column.type, pa.BaseExtensionType)
+        assert column.to_pylist() == RAGGED["three axes"]
+        for path in ("/ragged/full/basement/c", "/awkward/full/basement/k"):
+            assert raw("GET", path, format=format_).status == 406
+    assert raw("GET", "/awkward/full/basement/k", format="zip").status == 200
 
 
 def test_rows_are_added_and_the_size_is_right(home):

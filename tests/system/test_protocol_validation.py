@@ -65,16 +65,16 @@ def run(server, data):
     with h5py.File(path, "w") as file:
         file.create_dataset("data", data=IMAGES, chunks=(1, 3, 4))
 
-    def made(shape=IMAGES.shape, *, stopped=True, uri=f"file://localhost{path}", metadata=None, **dtype):
+    def made(shape=IMAGES.shape, *, at=server, stopped=True, uri=f"file://localhost{path}", metadata=None, **dtype):
         start = {"start": {"uid": UID, "time": 1.7e9, "scan_id": 1}}
-        make(server, "metadata", "", UID, "container", start, specs=[("BlueskyRun", "3.0")])
+        make(at, "metadata", "", UID, "container", start, specs=[("BlueskyRun", "3.0")])
         stream = [("BlueskyEventStream", "3.0"), ("composite", None)]
-        make(server, "metadata", UID, "primary", "container", specs=stream)
-        make(server, "register", f"{UID}/primary", "img", "array", metadata, source_of(uri, shape, **dtype))
+        make(at, "metadata", UID, "primary", "container", specs=stream)
+        make(at, "register", f"{UID}/primary", "img", "array", metadata, source_of(uri, shape, **dtype))
         if stopped:
             stop = [{"op": "add", "path": "/stop", "value": {"uid": "s", "exit_status": "success"}}]
             body = {"content-type": "application/json-patch+json", "metadata": stop, "specs": None}
-            assert ask(server, "PATCH", f"api/v1/metadata/{UID}", body).status_code == 200
+            assert ask(at, "PATCH", f"api/v1/metadata/{UID}", body).status_code == 200
 
     return made
 
@@ -117,6 +117,9 @@ def test_a_client_has_wrong_structures_corrected_and_notes_written(server, run):
         ((2, 5, 5), {}, {}, [6, 3, 4]),
         ((6, 3, 4), {"kind": "i", "itemsize": 8}, {}, [6, 3, 4]),
         ((3, 2, 3, 4), {}, {}, [3, 2, 3, 4]),
+        ((6, 1, 3, 4), {}, {"frame_per_point": 1}, [6, 1, 3, 4]),
+        ((9, 1, 3, 1, 4), {}, {}, [6, 3, 4]),
+        ((6, 12), {}, {}, [6, 12]),
     ],
 )
 def test_what_the_files_hold_is_what_is_read_afterwards(server, run, announced, dtype, metadata, right):
@@ -145,6 +148,22 @@ def test_a_run_is_kept_and_read_whatever_its_writer_calls_the_axes_and_validatin
     assert any("dimension names" in note for note in answer["notes"])
     with server.tiled() as client:
         assert client[UID]["primary"]["img"].dims == tuple(right)
+
+
+def test_axes_of_length_one_that_the_files_have_not_are_dropped_as_with_stock_tiled(server, stock, run):
+    found = []
+    for one in (server, stock):
+        run((6, 1, 3, 4), at=one, dims=["time", "dim_0", "dim_1", "dim_2"])
+        with one.tiled() as client, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert client[UID].validate() is True
+            image = client[UID]["primary"].base["img"]
+            np.testing.assert_array_equal(image.read(), IMAGES)
+            shape_note = next(note for note in client[UID].metadata["notes"] if "shape mismatch: (" in note)
+            found.append((image.shape, image.chunks, image.dims, shape_note.partition("Fixed ")[2]))
+    assert found[0] == found[1]
+    assert found[0][0] == IMAGES.shape
+    assert validated(server, fix="true", read="true") == {"valid": True, "notes": []}
 
 
 def test_without_fix_nothing_is_changed(server, run):

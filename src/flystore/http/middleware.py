@@ -21,6 +21,7 @@ from .caching import validate
 from .compression import Compressed, add_to_vary, compressed
 from .failures import on_exception
 from .links import Links
+from .releases import require_recent
 
 _COOKIE = "HttpOnly; Path=/; SameSite=lax"
 _COOKIE_VALUE = re.compile(r"[!#-+\--:<-\[\]-~]+")
@@ -48,6 +49,7 @@ class Answering:
         answer = Outgoing(scope, self._links.timed(scope, send), self._least_bytes, self._links)
         in_time = _InTime(receive, service.limits)
         try:
+            require_recent(scope)
             with service.budget.account() as scope["flystore.account"]:
                 await self.app(scope, in_time.receive, answer.take)
         except Exception as error:

@@ -13,6 +13,8 @@ from flystore.model.errors import InvalidRequest
 from flystore.model.structures import DataSource, Family
 from flystore.service import Entry
 
+from .releases import WORDS, Words
+
 if TYPE_CHECKING:
     from .selection import Selection
 
@@ -126,6 +128,7 @@ class Rendering:
     def __init__(self, request: Request) -> None:
         query = request.query_params
         self.base = base_url(request)
+        self._words: Words | None = request.scope.get(WORDS)
         self.fields = wanted_fields(query.getlist("fields"))
         self.with_links = not _flag(query.get("omit_links"))
         self.with_sources = _flag(query.get("include_data_sources")) or "data_sources" in query.getlist("fields")
@@ -189,7 +192,7 @@ class Rendering:
         }
         return {
             "id": entry.path[-1] if entry.path else "",
-            "attributes": attributes,
+            "attributes": attributes if self._words is None else self._words.attributes(attributes),
             "links": links(self.base, entry.path, entry.family, entry.structure) if self.with_links else None,
             "meta": None,
         }

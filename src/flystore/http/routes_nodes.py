@@ -11,6 +11,7 @@ from flystore.service import MetadataPatch, NewNode, Service, data_source_from_w
 
 from .negotiation import expect_object, read_json, record
 from .parameters import flag
+from .releases import WORDS, Words, told_tags
 from .resources import base_url, data_source_to_wire, links, path_of
 
 
@@ -39,7 +40,8 @@ async def _make(request: Request, *, with_assets: bool) -> Response:
         "data_sources": [data_source_to_wire(source) for source in sources],
         "access_tags": list(new.access_tags),
     }
-    return record(request, answer)
+    words: Words | None = request.scope.get(WORDS)
+    return record(request, answer if words is None else words.attributes(answer))
 
 
 async def put_data_source(request: Request) -> Response:
@@ -63,7 +65,7 @@ async def patch_metadata(request: Request) -> Response:
         merge=kind == "application/merge-patch+json",
         metadata=content.get("metadata"),
         specs=content.get("specs"),
-        access_tags=content.get("access_tags"),
+        access_tags=told_tags(content),
     )
     path = path_of(request)
     keep = not flag(request, "drop_revision", False)
@@ -77,7 +79,8 @@ async def put_metadata(request: Request) -> Response:
     content = expect_object(await read_json(request, request.app.state.limits.json_bytes))
     metadata: Any = content.get("metadata")
     specs = None if content.get("specs") is None else specs_from_wire(content["specs"])
-    tags = None if content.get("access_tags") is None else tags_from_wire(content["access_tags"])
+    told = told_tags(content)
+    tags = None if told is None else tags_from_wire(told)
     path = path_of(request)
     keep = not flag(request, "drop_revision", False)
     stored = await run_in_threadpool(service.nodes.replace_metadata, path, metadata, specs, tags, keep_revision=keep)

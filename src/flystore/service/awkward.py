@@ -22,8 +22,8 @@ from . import forms
 from .export import ARROW, JSON, PARQUET, REGISTRY, ZIP, plain
 from .kept import KeptNodes
 from .limits import Limits
+from .nested_arrow import arrow_file, library, parquet_file, table_of_buffers
 from .operations import ArrayWritten
-from .ragged import arrow_file, parquet_file
 
 PART = "buffers.zip"
 
@@ -147,17 +147,16 @@ def _as_zip(source: Buffers, parameters: Mapping[str, str]) -> Iterator[bytes]:
     yield pack(source.buffers)
 
 
-def _array(source: Buffers) -> Any:
-    """Return an array of the Awkward Array library."""
-    try:
-        import awkward  # only these formats need it, and it need not be there
-    except ImportError as error:
+def _require_library(source: Buffers) -> Any:
+    """Return the Awkward Array library, for data that it can write out."""
+    awkward = library()
+    if awkward is None:
         raise Unsupported(
             "this format of awkward arrays needs the library awkward, which this service lacks; ask for "
             "application/zip, or the operator can install it"
-        ) from error
+        )
     _require_packed(source.form, source.length, source.buffers)
-    return awkward.from_buffers(source.form, source.length, source.buffers)
+    return awkward
 
 
 def _require_packed(form: dict[str, Any], length: int, buffers: forms.Buffers) -> None:
@@ -204,7 +203,7 @@ def _lengths(form: dict[str, Any], length: int, buffers: forms.Buffers) -> list[
 
 
 def _as_json(source: Buffers, parameters: Mapping[str, str]) -> Iterator[bytes]:
-    array = _array(source)
+    array = _require_library(source).from_buffers(source.form, source.length, source.buffers)
     mark = b"["
     for at in range(0, len(array), _PIECE_ITEMS):
         yield mark + plain.encode(array[at : at + _PIECE_ITEMS].to_list())[1:-1]
@@ -213,12 +212,8 @@ def _as_json(source: Buffers, parameters: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def _table(source: Buffers) -> pa.Table:
-    import awkward
-
-    try:
-        return awkward.to_arrow_table(_array(source))
-    except (TypeError, ValueError, pa.ArrowException, NotImplementedError) as error:
-        raise Unsupported(f"{source.name} has no form in Arrow: {error}") from error
+    _require_library(source)
+    return table_of_buffers(source.form, source.length, source.buffers, source.name)
 
 
 def _as_arrow(source: Buffers, parameters: Mapping[str, str]) -> Iterator[bytes]:

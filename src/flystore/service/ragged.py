@@ -16,7 +16,7 @@ import numpy as np
 
 from flystore.catalog import Catalog, Node, Snapshot
 from flystore.model.errors import Conflict, Damaged, InvalidRequest, NotReady, OutOfBounds, TooLarge, Unsupported
-from flystore.model.late import pa, pq
+from flystore.model.late import pa
 from flystore.model.slices import Item, normalise, selected
 from flystore.model.structures import (
     RAGGED_MIMETYPE,
@@ -34,7 +34,8 @@ from .export import ARROW, JSON, PARQUET, REGISTRY, ZIP, plain
 from .forms import buffer_names
 from .kept import KeptNodes, is_kept
 from .limits import Limits
-from .nested import Lists, Nested, Regular, Values, innermost
+from .nested import Lists, Nested, Values, innermost
+from .nested_arrow import arrow_file, parquet_file, table_of_rows
 from .operations import ArrayWritten, StructureSet
 
 MOST_BLOCKS = 256
@@ -393,51 +394,19 @@ def _as_json(found: Nested | np.generic, parameters: Mapping[str, str]) -> Itera
     yield plain.encode(_plain(found))
 
 
-def _as_table(found: Nested | np.generic) -> pa.Table:
+def _table(found: Nested | np.generic) -> pa.Table:
     if isinstance(found, np.generic):
         raise Unsupported("a single value is no table; ask for application/json")
-    return pa.table({"": _as_arrow(found)})  # stock servers give the only column no name either
+    return table_of_rows(found)
 
 
-def _as_arrow(node: Nested) -> pa.Array:
-    match node:
-        case Values():
-            data = node.data
-            if data.dtype.kind == "c":
-                raise Unsupported("complex numbers have no type in Arrow; ask for application/zip")
-            found = pa.array(np.ascontiguousarray(data).reshape(-1))
-            for size in reversed(data.shape[1:]):
-                found = pa.FixedSizeListArray.from_arrays(found, size)
-            return found
-        case Regular():
-            return pa.FixedSizeListArray.from_arrays(_as_arrow(node.content), node.size)
-        case Lists():
-            return pa.LargeListArray.from_arrays(pa.array(node.offsets), _as_arrow(node.content))
+def _as_arrow(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    yield arrow_file(_table(found))
 
 
-def _arrow_file(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
-    yield arrow_file(_as_table(found))
+def _as_parquet(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
+    yield parquet_file(_table(found))
 
 
-def _parquet(found: Nested | np.generic, parameters: Mapping[str, str]) -> Iterator[bytes]:
-    yield parquet_file(_as_table(found))
-
-
-def arrow_file(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def parquet_file(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    try:
-        pq.write_table(table, sink)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
-        raise Unsupported(f"Parquet has no place for this: {error}; ask for Arrow") from error
-    return sink.getvalue().to_pybytes()
-
-
-for _media_type, _encode in ((ZIP, _as_zip), (JSON, _as_json), (ARROW, _arrow_file), (PARQUET, _parquet)):
+for _media_type, _encode in ((ZIP, _as_zip), (JSON, _as_json), (ARROW, _as_arrow), (PARQUET, _as_parquet)):
     REGISTRY.add("ragged", _media_type, _encode)

@@ -206,7 +206,8 @@ def corrected(
 ) -> tuple[ArrayStructure, list[str]]:
     """Return the structure that files of `shape` and `dtype` have, and how it differs from the announced one.
 
-    A structure that is the files seen in another shape, as many values of the same type, is right.
+    A structure that is the files seen in another shape, as many values of the same type, is right, unless all that it
+    adds are axes of length one: these are dropped, as stock does, and rows stay rows.
 
     Parameters
     ----------
@@ -222,14 +223,17 @@ def corrected(
         kept = dtype
     rows, item = math.prod(shape), math.prod(announced.shape[1:])
     right = announced.shape
+    many = frames_per_point if isinstance(frames_per_point, int) else 0
     if rows != math.prod(announced.shape):
-        many = frames_per_point if isinstance(frames_per_point, int) else 0
         if many > 0 and shape[0] % many == 0:
             right = (shape[0] // many, many, *shape[1:])
         elif announced.shape and item and rows % item == 0:
             right = (rows // item, *announced.shape[1:])
         else:
             right = shape
+    if many <= 0 and kept.fields is None and _adds_only_ones(right, shape):
+        right = shape
+    if right != announced.shape:
         notes.append(f"shape mismatch: {announced.shape} -> {right}")
     dims = announced.dims
     if dims and len(dims) != len(right):
@@ -242,9 +246,17 @@ def corrected(
     chunks = announced.chunks
     if right != announced.shape:
         same = len(right) == len(announced.shape)
-        lengths = [max(1, *axis) for axis in announced.chunks] if same else [max(1, n) for n in right]
+        rows_at_once, *_ = lengths = [max(1, *axis) for axis in announced.chunks] or [1]
+        if not same:
+            lengths = [rows_at_once, *(max(1, n) for n in right[1:])][: len(right)]
         chunks = tuple(_axis(n, length) for n, length in zip(right, lengths, strict=True))
     return ArrayStructure.of(kept, right, chunks, dims), notes
+
+
+def _adds_only_ones(told: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    if len(told) <= len(shape) or not shape or told[0] != shape[0]:
+        return False
+    return [n for n in told[1:] if n != 1] == [n for n in shape[1:] if n != 1]
 
 
 def _axis(n: int, length: int) -> tuple[int, ...]:

@@ -43,6 +43,15 @@ def test_names_and_chunks_stay_where_the_axes_do():
     assert (right.shape, right.chunks, right.dims) == ((7, 5), ((2, 2, 2, 1), (5,)), ("t", "x"))
 
 
+def test_where_axes_are_dropped_or_added_as_many_rows_are_in_a_chunk_as_before():
+    structure = ArrayStructure.of("<u2", (5, 1, 4), ((2, 2, 1), (1,), (4,)))
+    right, _ = corrected(structure, (5, 4), np.dtype("<u2"))
+    assert (right.shape, right.chunks) == ((5, 4), ((2, 2, 1), (4,)))
+    structure = ArrayStructure.of("<u2", (5, 4), ((2, 2, 1), (4,)))
+    right, _ = corrected(structure, (9, 4), np.dtype("<u2"), 3)
+    assert (right.shape, right.chunks) == ((3, 3, 4), ((2, 1), (3,), (4,)))
+
+
 @pytest.mark.parametrize("pattern", ["(a+)+", "(a|b)*c", "a*b*c*d*", "x" * 201, r"(x){9}", "(?:ab)?"])
 def test_a_pattern_that_could_take_for_ever_is_refused(pattern):
     with pytest.raises(TooLarge):

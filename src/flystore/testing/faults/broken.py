@@ -354,11 +354,11 @@ def _no_compare_trees() -> list[_Patch]:
 @variant("no-fingerprints")
 def _no_fingerprints() -> list[_Patch]:
     """A file is taken for the one that was observed because it has the same name."""
-    from flystore.service import arrays, changed
+    from flystore.service import array_files, changed
 
     return [
-        _Patch(arrays, "change", lambda *_, **__: None),
-        _Patch(arrays, "written_since", lambda *_: None),
+        _Patch(array_files, "change", lambda *_, **__: None),
+        _Patch(array_files, "written_since", lambda *_: None),
         _Patch(changed, "change", lambda *_, **__: None),
     ]
 

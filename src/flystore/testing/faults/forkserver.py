@@ -5,6 +5,7 @@ collect one that has ended. When the test goes away, it ends, and its processes 
 """
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -158,6 +159,10 @@ def _serve(asked: socket.socket) -> None:
     from . import roles
 
     roles.import_everything()
+    # What is there by now stays: a full collection in a child would look at all of it, a tenth of a second at a moment
+    # that a test has other plans for.
+    gc.collect()
+    gc.freeze()
     while True:
         data, descriptors, _, _ = socket.recv_fds(asked, _ASK_BYTES, 1)
         if not data:

@@ -75,22 +75,22 @@ def _hdf5_files(root: Path) -> Iterator[dict[str, Any]]:
         space.id.write_direct_chunk((0, 0), inflated)
     yield registered("chunk", f"{uri}/declares.h5", of("<f8", (1, 1 << 26)), "application/x-hdf5", dataset="chunk")
     yield registered("wide", f"{uri}/declares.h5", of("<f8", (1 << 36, 1 << 20)), "application/x-hdf5", dataset="wide")
-    _unwritten(root / "sparse.h5", h5py.h5t.IEEE_F64LE, 1 << 29, None)
-    yield registered("declares", f"{uri}/sparse.h5", of("<f8", (1 << 29,)), "application/x-hdf5", dataset="x")
+    _unwritten(root / "sparse.h5", h5py.h5t.IEEE_F64LE, (1 << 24, 1 << 5), None)
+    yield registered("declares", f"{uri}/sparse.h5", of("<f8", (1 << 24, 1 << 5)), "application/x-hdf5", dataset="x")
     # Two million chunks that are all there, in a file that takes no space: their index alone is large.
-    _unwritten(root / "chunks.h5", h5py.h5t.STD_U8LE, 2_000_000, 1)
+    _unwritten(root / "chunks.h5", h5py.h5t.STD_U8LE, (2_000_000,), (1,))
     yield registered("chunks", f"{uri}/chunks.h5", of("|u1", (2_000_000,)), "application/x-hdf5", dataset="x")
 
 
-def _unwritten(path: Path, kind: Any, length: int, chunk: int | None) -> None:
+def _unwritten(path: Path, kind: Any, shape: tuple[int, ...], chunk: tuple[int, ...] | None) -> None:
     """Make a dataset whose bytes are all there and were never written: the file takes next to no space."""
     with h5py.File(path, "w", libver="latest") as file:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         if chunk is not None:
-            plist.set_chunk((chunk,))
+            plist.set_chunk(chunk)
         plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple((length,)), plist)
+        h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple(shape), plist)
 
 
 def gzip_of_zeros(size: int) -> bytes:
