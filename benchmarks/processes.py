@@ -18,10 +18,15 @@ class Broken(Exception):
     """A row could not be measured; the message says why."""
 
 
+def compiling_once() -> dict[str, str]:
+    """Return this environment, in which Python keeps what it compiled: what pip installs is compiled already."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 @contextlib.contextmanager
 def child(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program as long as the ``with`` block lasts; what it complains of goes to `log`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **options.pop("env", {})}
+    environment = {**compiling_once(), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **options.pop("env", {})}
     with (
         log.open("ab") as said,
         subprocess.Popen(command, stderr=said, env=environment, cwd=ROOT, **options) as process,

@@ -190,6 +190,7 @@ class Arrays:
             planned = self._planned_block(path, block, wanted, expected_shape)
         size = self._require_below(path, planned.structure, planned.shape)
         if not planned.structure.numpy_dtype.itemsize:
+            self._part(*planned)
             return ArrayBody(0, iter(()))  # text without letters: values, and no bytes
         largest = next(planned.pieces(SENT_BYTES)).nbytes
         # Twice if there is but one: what is read, and what is put in order of it.

@@ -497,7 +497,7 @@ class Shipper:
         self._tell()
 
     def _park(self, shipment: Shipment, error: FlystoreError) -> None:
-        shipment.parked, self.last_error = error, str(error)
+        self.last_error = str(error)
         shipment.noted = True
         shipment.log.park(f"{error.kind}: {error}")
         logger.error(
@@ -506,6 +506,7 @@ class Shipper:
             shipment.journal.path,
             error,
         )
+        shipment.parked = error  # at last: who finds it parked finds the note and the words as well
         self._tell()
 
     def _tell_of_ended_runs(self) -> None:

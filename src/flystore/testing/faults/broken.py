@@ -161,7 +161,7 @@ def _commit_twice() -> list[_Patch]:
         real(self, *args, **more)
         self._session.sql("RELEASE SAVEPOINT flystore")
         self._session.sql("COMMIT")
-        threading.Event().wait(0.005)
+        threading.Event().wait(0.03)  # batches are few and quick: somebody must come by meanwhile
         self._session.sql("BEGIN IMMEDIATE")
         self._session.sql("SAVEPOINT flystore")
 
