@@ -179,11 +179,11 @@ def test_a_transaction_that_changes_nothing_takes_no_position(catalog):
 def test_watchers_are_told_after_the_commit_until_they_end_it(catalog, caplog):
     told = []
 
-    def watcher(position):
+    def watcher(committed):
         with catalog.read() as snapshot:
-            told.append((position, snapshot.last_position()))
+            told.append((committed.first, committed.last, snapshot.last_position(), committed.run_uids))
 
-    def broken(position):
+    def broken(committed):
         raise RuntimeError("on purpose")
 
     catalog.watch(broken)
@@ -196,7 +196,7 @@ def test_watchers_are_told_after_the_commit_until_they_end_it(catalog, caplog):
     with catalog.write() as tx:
         append(tx, "u", 2, 1)
 
-    assert told == [(1, 1), (2, 2)]
+    assert told == [(1, 1, 1, {"u"}), (2, 2, 2, {"u"})]
     assert "on purpose" in caplog.text
 
 

@@ -15,6 +15,7 @@ from ._log import is_as_stored
 from ._migrations import SCHEMA
 from ._rows import (
     BY_COLUMNS,
+    Committed,
     FeedEntry,
     KeysPage,
     LogRecord,
@@ -29,6 +30,7 @@ from ._rows import (
 )
 from ._schema import EDITED
 from ._slow import Choose, is_column, problem_of
+from ._slowness import Slow, slow_queries
 from ._snapshot import Snapshot
 from ._transaction import Transaction
 
@@ -38,6 +40,7 @@ __all__ = [
     "SCHEMA",
     "Catalog",
     "Choose",
+    "Committed",
     "FeedEntry",
     "KeysPage",
     "LogRecord",
@@ -50,6 +53,7 @@ __all__ = [
     "Run",
     "RunHeard",
     "Segment",
+    "Slow",
     "Snapshot",
     "SortKey",
     "Transaction",
@@ -60,5 +64,6 @@ __all__ = [
     "make_one_file",
     "problem_of",
     "problems_in_file",
+    "slow_queries",
     "version_of",
 ]

@@ -13,7 +13,7 @@ from flystore.model.errors import NotReady
 from ._database import Database, connect
 from ._kept import Known
 from ._migrations import migrate
-from ._rows import LogRecord, Segment
+from ._rows import Committed, LogRecord, Segment
 from ._slow import Choose
 from ._snapshot import Snapshot
 from ._transaction import Transaction
@@ -45,7 +45,7 @@ class Catalog:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
-        self._watchers: list[Callable[[int], None]] = []
+        self._watchers: list[Callable[[Committed], None]] = []
         self._lock = threading.Lock()
         self._mine = threading.local()
         self._known = Known()
@@ -109,6 +109,18 @@ class Catalog:
         with self._database.glancing() as session:
             yield Snapshot(session)
 
+    def changes(self) -> int:
+        """Return a number that is another one once anything was committed, by whichever process.
+
+        What was read after a call is still so as long as later calls return the same. Cheap enough for an event loop.
+
+        Raises
+        ------
+        NotAtOnce
+            If it cannot be told at once: read again what you want to know.
+        """
+        return self._database.changes()
+
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Give a transaction: stored whole at the end, or on an exception not at all.
@@ -130,11 +142,11 @@ class Catalog:
             with self._database.writing() as session:
                 transaction = Transaction(self._database, session, self._clock, self._known)
                 yield transaction
-                position = transaction.finish()
+                committed = transaction.finish()
         finally:
             self._mine.writing = False
-        if position is not None:
-            self._tell(position)
+        if committed is not None:
+            self._tell(committed)
 
     def documents(self, uid: str | None, first: int = 0, stop: int | None = None) -> Iterator[LogRecord]:
         """Yield a run's records as `Snapshot.documents` does, with no transaction open in between.
@@ -179,8 +191,8 @@ class Catalog:
             yield from found
             at = found[-1].first_row + found[-1].rows
 
-    def watch(self, told: Callable[[int], None]) -> Callable[[], None]:
-        """Call `told` with the new last position after each commit of this process.
+    def watch(self, told: Callable[[Committed], None]) -> Callable[[], None]:
+        """Call `told` after each commit of this process, once all can read it.
 
         It is called in the committing thread and must return at once. Returns a function that ends it.
         """
@@ -194,14 +206,14 @@ class Catalog:
 
         return end
 
-    def _tell(self, position: int) -> None:
+    def _tell(self, committed: Committed) -> None:
         with self._lock:
             watchers = list(self._watchers)
         for told in watchers:
             try:
-                told(position)
+                told(committed)
             except Exception:  # noqa: BLE001  the commit stands, whatever becomes of the news of it
-                _log.exception("a watcher of the catalogue failed at position %d", position)
+                _log.exception("a watcher of the catalogue failed at position %d", committed.last)
 
     def close(self) -> None:
         """Close all connections; snapshots still open end when they are left."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -27,6 +28,7 @@ from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, DiskFull, FlystoreError, InvalidRequest, Misconfigured, Unavailable
 
 from ._place import prepare
+from ._slowness import SLOW_S, note_slow
 
 log = logging.getLogger("flystore.catalog")
 
@@ -121,6 +123,44 @@ def upsert(table: sa.Table, keys: Sequence[str], columns: Sequence[str], *, upda
     return Fixed(build)
 
 
+class Among:
+    """A select of rows that belong to some ids, as few texts, so that none is put together for a page.
+
+    There is a text for 1, 2, 4 … 512 ids; where fewer are asked for, the last one stands for the missing.
+
+    Parameters
+    ----------
+    select
+        Without a condition on the ids.
+    ids
+        The column that they are compared with.
+    """
+
+    _MOST = 512
+
+    def __init__(self, select: sa.Select, ids: sa.ColumnElement[int]) -> None:
+        self._select = select
+        self._ids = ids
+        self._texts: dict[int, tuple[Fixed, list[str]]] = {}
+
+    def rows(self, session: "Session", ids: Sequence[int]) -> list[Row]:
+        """Return the rows of `ids`, in no order; empty if there are no ids."""
+        found: list[Row] = []
+        for start in range(0, len(ids), self._MOST):
+            some = ids[start : start + self._MOST]
+            statement, names = self._text_for(1 << (len(some) - 1).bit_length())
+            missing = [some[-1]] * (len(names) - len(some))
+            found += session.all(statement, dict(zip(names, [*some, *missing], strict=True)))
+        return found
+
+    def _text_for(self, size: int) -> tuple[Fixed, list[str]]:
+        if size not in self._texts:
+            names = [f"id{place}" for place in range(size)]
+            wanted = self._ids.in_([sa.bindparam(name) for name in names])
+            self._texts[size] = Fixed(self._select.where(wanted)), names
+        return self._texts[size]
+
+
 class Session:
     """One connection within one transaction."""
 
@@ -130,12 +170,16 @@ class Session:
         self.driver = driver
 
     def all(self, statement: Fixed, params: Mapping[str, Any] | None = None) -> list[Row]:
+        began = perf_counter()
         found: list[Row] = self.execute(statement, params).fetchall()
+        _noting_slowness(began)
         return found
 
     def one(self, statement: Fixed, params: Mapping[str, Any] | None = None) -> Row | None:
         """Return the first row, or None."""
+        began = perf_counter()
         found: Row | None = self.execute(statement, params).fetchone()
+        _noting_slowness(began)
         return found
 
     def execute(self, statement: Fixed, params: Mapping[str, Any] | None = None) -> Any:
@@ -151,7 +195,10 @@ class Session:
 
     def compose(self, statement: sa.Executable, params: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of a statement put together for this call."""
-        return list(self.connection.execute(statement, params))
+        began = perf_counter()
+        found: list[Row] = list(self.connection.execute(statement, params))
+        _noting_slowness(began)
+        return found
 
     def prepared(self, statement: sa.Select) -> Callable[[Mapping[str, Any]], list[Row]]:
         """Return a function that runs a composed statement again and again, each time with parameters by name.
@@ -162,7 +209,9 @@ class Session:
         text, constant = str(compiled), compiled.params
 
         def run(params: Mapping[str, Any]) -> list[Row]:
+            began = perf_counter()
             found: list[Row] = self.driver.execute(text, {**constant, **params}).fetchall()
+            _noting_slowness(began)
             return found
 
         return run
@@ -175,6 +224,12 @@ class Session:
     def is_over(self) -> bool:
         """Whether the database undid the whole transaction by itself, as SQLite does when a disk is full or fails."""
         return self.database == "sqlite" and not self.driver.in_transaction
+
+
+def _noting_slowness(began: float) -> None:
+    seconds = perf_counter() - began
+    if seconds >= SLOW_S:
+        note_slow(seconds)
 
 
 class NotAtOnce(Exception):
@@ -194,6 +249,9 @@ class Database(Protocol):
 
         It waits for no other process, and refuses long rows from their length, before they are read: `NotAtOnce`.
         """
+
+    def changes(self) -> int:
+        """Return a number that is another one once anything was committed, by whomever; waits as `glancing` does."""
 
     def writing(self) -> Any:
         """Return a context manager: a session that commits at the end or, on an exception, rolls back."""
@@ -256,6 +314,8 @@ class SqliteDatabase:
         self._write_lock = threading.Lock()
         self._idle: deque[Session] = deque()
         self._idle_glances: deque[Session] = deque()
+        self._counting: Session | None = None
+        self._count_lock = threading.Lock()
         self._closed = False
         with plain_errors(), self._noticing_failures():
             self._writer = self._session()
@@ -315,7 +375,7 @@ class SqliteDatabase:
 
     @contextmanager
     def glancing(self) -> Iterator[Session]:
-        try:
+        with self._without_waiting():
             try:
                 session = self._idle_glances.pop()
             except IndexError:
@@ -330,6 +390,20 @@ class SqliteDatabase:
                     session.connection.close()
                 else:
                     self._idle_glances.append(session)
+
+    def changes(self) -> int:
+        with self._count_lock, self._without_waiting():
+            if self._closed:
+                raise NotAtOnce("the catalogue is closed")
+            if self._counting is None:  # the number is of one connection, and counts what the others commit
+                self._counting = self._session(self._unwaiting, query_only=True)
+            return int(self._counting.driver.execute("PRAGMA data_version").fetchone()[0])
+
+    @contextmanager
+    def _without_waiting(self) -> Iterator[None]:
+        """Turn what only a thread may wait for, or read, into `NotAtOnce`."""
+        try:
+            yield
         except (sqlite3.Error, SQLAlchemyError) as error:
             failed = _sqlite_error(error)
             if failed is not None and (_code(failed) or 0) & 0xFF in _LEFT_TO_THREADS:
@@ -391,6 +465,10 @@ class SqliteDatabase:
         for idle in (self._idle, self._idle_glances):
             while idle:
                 idle.pop().connection.close()
+        with self._count_lock:
+            if self._counting is not None:
+                self._counting.connection.close()
+                self._counting = None
         with self._write_lock:
             self._writer.connection.close()
         self._engine.dispose()
@@ -441,6 +519,9 @@ class PostgresDatabase:
                 session.driver.rollback()
 
     def glancing(self) -> AbstractContextManager[Session]:
+        raise NotAtOnce("the database is elsewhere")
+
+    def changes(self) -> int:
         raise NotAtOnce("the database is elsewhere")
 
     @contextmanager

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from ._database import Fixed, Row, Session
 from ._json import from_json
 from ._nodes import below
-from ._rows import FeedEntry, LogRecord, path_of, path_text
+from ._rows import Committed, FeedEntry, LogRecord, path_of, path_text
 from ._schema import EDITED, ORPHANS, changes, feed, log
 
 _RECORD = (
@@ -71,6 +71,24 @@ _COUNT = Fixed(
     sa.select(sa.func.count()).where(log.c.kind == sa.bindparam("kind"), log.c.position <= sa.bindparam("stop"))
 )
 _LAST_POSITION = Fixed(sa.select(feed.c.position))
+_STORE = Fixed(sa.select(feed.c.store))
+_MARK = Fixed(
+    sa.select(log.c.kind, log.c.run_uid, log.c.first_ordinal, log.c.path, log.c.received).where(
+        log.c.position == sa.bindparam("position")
+    )
+)
+_LOGGED_SINCE = Fixed(
+    sa.select(log.c.run_uid, log.c.path)
+    .where(log.c.position > sa.bindparam("position"))
+    .order_by(log.c.position)
+    .limit(sa.bindparam("limit"))
+)
+_CHANGED_SINCE = Fixed(
+    sa.select(changes.c.run_uid, changes.c.path)
+    .where(changes.c.position > sa.bindparam("position"))
+    .order_by(changes.c.position)
+    .limit(sa.bindparam("limit"))
+)
 _CHANGE = (
     changes.c.position,
     changes.c.seq,
@@ -111,6 +129,36 @@ class LogReads:
         """Return the position of the last commit that this snapshot sees; 0 before the first."""
         row = self._session.one(_LAST_POSITION)
         return 0 if row is None else int(row[0])
+
+    def store(self) -> str:
+        """Return the name that tells this store's log from every other."""
+        row = self._session.one(_STORE)
+        assert row is not None  # made with the store
+        return str(row[0])
+
+    def mark(self, position: int) -> str:
+        """Return 8 characters that tell what is at `position` of the log from what another history has there.
+
+        A store that was set back to a backup and went on from there gives its positions a second time. Where no
+        record is, as at 0 and behind the end, they are zeros.
+        """
+        row = self._session.one(_MARK, {"position": position})
+        if row is None:
+            return "0" * 8
+        return hashlib.blake2b(repr(tuple(row)).encode(), digest_size=4).hexdigest()
+
+    def touched_since(self, position: int, limit: int = 1_000) -> Committed | None:
+        """Return what commits beyond `position` touched, as far as this snapshot sees; None if they are too many."""
+        params = {"position": position, "limit": limit}
+        rows = [*self._session.all(_LOGGED_SINCE, params), *self._session.all(_CHANGED_SINCE, params)]
+        if len(rows) >= limit:
+            return None
+        return Committed(
+            position + 1,
+            self.last_position(),
+            frozenset(uid for uid, _ in rows if uid),
+            frozenset(path for _, path in rows if path is not None),
+        )
 
     def count_records(self, kind: str, last: int) -> int:
         """Return how many records of a kind have positions up to `last`."""
@@ -170,6 +218,7 @@ class LogReads:
         *,
         under: Sequence[str] | None = None,
         run_uid: str | None = None,
+        stop: int | None = None,
         limit: int = 1_000,
     ) -> list[FeedEntry]:
         """Return up to `limit` changes beyond `after`, in the order of commits.
@@ -182,9 +231,13 @@ class LogReads:
             Only changes at this path and below it; ``()`` or None: everywhere.
         run_uid
             Only changes of this run's nodes; found by index, however long the feed.
+        stop
+            The last position to look at; None: to the end.
         """
         position, seq = (after, _FOREVER) if isinstance(after, int) else after
         wanted = sa.select(*_CHANGE).where(_NOT_EARLIER, _LATER)
+        if stop is not None:
+            wanted = wanted.where(changes.c.position <= stop)
         if run_uid is not None:
             wanted = wanted.where(changes.c.run_uid == run_uid)
         if under:

@@ -4,6 +4,7 @@ Migration n takes the schema from version n - 1 to n. All missing ones run in on
 a crash the catalogue is at the old version or at the new one. A newer catalogue is refused.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
@@ -89,7 +90,13 @@ def _fourth(connection: sa.Connection) -> None:
     _kept.recount(connection)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _second, _third, _fourth)
+def _fifth(connection: sa.Connection) -> None:
+    """Give the store a name, so that a place in its log is not taken for one in another's."""
+    _add_column(connection, feed.c.store)
+    connection.execute(feed.update().values(store=secrets.token_hex(8)))
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _second, _third, _fourth, _fifth)
 
 SCHEMA = len(MIGRATIONS)
 """The schema version that this program knows."""

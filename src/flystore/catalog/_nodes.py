@@ -1,6 +1,7 @@
 """Reading nodes by path or id, and what belongs to one node."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from flystore.model.errors import Damaged
 from flystore.model.overlay import Overlay
 from flystore.model.structures import Asset, DataSource, Family, Management, Spec
 
-from ._database import Fixed, Row, Session
+from ._database import Among, Fixed, Row, Session
 from ._json import from_json, to_json
 from ._rows import Node, Observation, Path, Revision, path_of, path_text
 from ._schema import NO_NUM, assets, child_counts, data_sources, nodes, observations, revisions
@@ -36,7 +37,9 @@ _NODE = (
 )
 _BY_PATH = Fixed(sa.select(*_NODE).where(nodes.c.path == sa.bindparam("path")))
 _BY_ID = Fixed(sa.select(*_NODE).where(nodes.c.id == sa.bindparam("id")))
+_AMONG = Among(sa.select(*_NODE), nodes.c.id)
 _COUNT = Fixed(sa.select(child_counts.c.count).where(child_counts.c.node_id == sa.bindparam("id")))
+_COUNTS = Among(sa.select(child_counts.c.node_id, child_counts.c.count), child_counts.c.node_id)
 
 _SOURCE = (
     data_sources.c.id,
@@ -81,6 +84,9 @@ _OBSERVATION_OF = Fixed(
         observations.c.node_id == sa.bindparam("node_id"), observations.c.num == sa.bindparam("num")
     )
 )
+_OBSERVED = Among(
+    sa.select(*_OBSERVATION).where(observations.c.num == sa.bindparam("num", NO_NUM)), observations.c.node_id
+)
 _OBSERVATIONS = Fixed(
     sa.select(*_OBSERVATION).where(observations.c.node_id == sa.bindparam("node_id")).order_by(observations.c.num)
 )
@@ -115,6 +121,10 @@ _MANAGEMENTS = Fixed(
     .distinct()
 )
 
+_KEPT_CHARACTERS = 1_000
+"""Specs of at most so many characters are kept as they were read: nearly all nodes have one of a few."""
+
+_NO_TAGS = "[]"
 
 LAST_CHARACTER = "\U0010ffff"
 
@@ -150,8 +160,7 @@ class NodeReads:
 
     def nodes_by_id(self, ids: Sequence[int]) -> list[Node]:
         """Return the nodes of `ids` that exist, in that order."""
-        rows = self._session.compose(sa.select(*_NODE).where(nodes.c.id.in_(ids))) if ids else []
-        found = {row[0]: row for row in rows}
+        found = {row[0]: row for row in _AMONG.rows(self._session, ids)}
         return [node_of(found[node_id]) for node_id in ids if node_id in found]
 
     def node_ids(self, after: int = 0, limit: int = 1_000) -> list[int]:
@@ -200,6 +209,10 @@ class NodeReads:
         row = self._session.one(_OBSERVATION_OF, params)
         return None if row is None else _observation_of(row)
 
+    def last_observations(self, node_ids: Sequence[int]) -> dict[int, Observation]:
+        """Return the last observation of each node as a whole, by node id; nodes without are left out."""
+        return {row[0]: _observation_of(row) for row in _OBSERVED.rows(self._session, node_ids)}
+
     def observations(self, node_id: int) -> list[Observation]:
         """Return the last observation of the node as a whole and of each of its assets."""
         return [_observation_of(row) for row in self._session.all(_OBSERVATIONS, {"node_id": node_id})]
@@ -225,6 +238,11 @@ class NodeReads:
         row = self._session.one(_COUNT, {"id": node_id})
         return 0 if row is None else int(row[0])
 
+    def counts_of_children(self, node_ids: Sequence[int]) -> list[int]:
+        """Return for each node how many children it has, as `count_children` does."""
+        found = dict(map(tuple, _COUNTS.rows(self._session, node_ids)))
+        return [int(found.get(node_id, 0)) for node_id in node_ids]
+
 
 def node_of(row: Row) -> Node:
     return Node(
@@ -236,7 +254,7 @@ def node_of(row: Row) -> Node:
         metadata=from_json(row[5]),
         structure=None if row[6] is None else from_json(row[6]),
         external=row[7],
-        access_tags=tuple(from_json(row[8])),
+        access_tags=_tags_of(row[8]),
         origin=row[9],
         run_uid=row[10],
         indexed=bool(row[11]),
@@ -266,7 +284,16 @@ def overlay_text(overlay: Overlay | None) -> str | None:
 
 
 def specs_of(text: str) -> tuple[Spec, ...]:
+    return _specs_of(text) if len(text) <= _KEPT_CHARACTERS else _specs_of.__wrapped__(text)
+
+
+@lru_cache(256)
+def _specs_of(text: str) -> tuple[Spec, ...]:
     return tuple(Spec(name, version) for name, version in from_json(text))
+
+
+def _tags_of(text: str) -> tuple[str, ...]:
+    return () if text == _NO_TAGS else tuple(from_json(text))
 
 
 def specs_text(specs: Iterable[Spec]) -> str:

@@ -213,6 +213,25 @@ class FeedEntry(msgspec.Struct, frozen=True):
     detail: dict[str, Any]
 
 
+class Committed(msgspec.Struct, frozen=True):
+    """What a commit touched, for those who wait for it.
+
+    Attributes
+    ----------
+    first, last : int
+        Its positions in the log and the feed.
+    run_uids : frozenset of str
+        Runs that have new documents or changes.
+    paths : frozenset of str
+        Nodes that changed or were operated on, as stored (see `path_text`).
+    """
+
+    first: int
+    last: int
+    run_uids: frozenset[str]
+    paths: frozenset[str]
+
+
 BY_COLUMNS = "columns:"
 """In place of a file's URI: the rows lie in one row of the table for each column."""
 

@@ -225,11 +225,13 @@ changes = sa.Table(
 )
 
 # One row. Locked by the last statements of a transaction until its commit: positions are commit order.
+# `store` is drawn once and tells this log from every other.
 feed = sa.Table(
     "feed",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("position", _BIG, nullable=False),
+    sa.Column("store", _TEXT),
 )
 
 segments = sa.Table(

@@ -12,7 +12,7 @@ from flystore.model.errors import InvalidRequest
 
 from ._database import Database, Fixed, Session, plain_errors, upsert
 from ._kept import Known, LeafChanges, apply
-from ._rows import Run
+from ._rows import Committed, Run
 from ._runs import FIELDS as RUN_FIELDS
 from ._schema import child_counts, runs
 from ._snapshot import Snapshot
@@ -95,8 +95,8 @@ class Transaction(WriteNodes, WriteData, Snapshot):
             raise
         self._session.sql("RELEASE SAVEPOINT flystore")
 
-    def finish(self) -> int | None:
-        """Give records and changes their positions; return the last, None if there are none.
+    def finish(self) -> Committed | None:
+        """Give records and changes their positions; return which, None if there are none.
 
         Called by `Catalog.write` just before the commit.
         """

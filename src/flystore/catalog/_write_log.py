@@ -16,7 +16,7 @@ from flystore.model.errors import InvalidRequest
 from ._database import Fixed, Session, insert_of
 from ._json import storable, to_json
 from ._log import HASH_BYTES, operation_hash
-from ._rows import What, path_text
+from ._rows import Committed, What, path_text
 from ._schema import ORPHANS, changes, feed, log
 
 _NEXT_POSITION = Fixed(sa.update(feed).values(position=feed.c.position + sa.bindparam("n")).returning(feed.c.position))
@@ -109,8 +109,8 @@ class WriteLog:
         change = {"path": path_text(path), "run_uid": run_uid, "what": what, "detail": to_json(detail)}
         self._changes.append((max(0, len(self._records) - 1), change))
 
-    def _give_positions(self) -> int | None:
-        """Store records and changes; return the last position, None if there are none."""
+    def _give_positions(self) -> Committed | None:
+        """Store records and changes; return where they are and what they touch, None if there are none."""
         n = max(len(self._records), 1 if self._changes else 0)
         if n == 0:
             return None
@@ -125,7 +125,13 @@ class WriteLog:
             told.append({**change, "position": first + index, "seq": seqs[index]})
             seqs[index] += 1
         self._session.many(_NEW_CHANGE, told)
-        return last
+        touched = [*self._records, *told]
+        return Committed(
+            first,
+            last,
+            frozenset(each["run_uid"] for each in touched if each["run_uid"]),
+            frozenset(each["path"] for each in touched if each["path"] is not None),
+        )
 
     def _add_record(self, **values: Any) -> None:
         self._records.append({**dict.fromkeys(_LOG_VALUES), **values})

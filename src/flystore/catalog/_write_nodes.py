@@ -282,6 +282,10 @@ class WriteNodes(NodeReads, WriteLog):
     def count_children(self, node_id: int) -> int:
         return super().count_children(node_id) + self._more_children[node_id]
 
+    def counts_of_children(self, node_ids: Sequence[int]) -> list[int]:
+        stored = super().counts_of_children(node_ids)
+        return [n + self._more_children[node_id] for n, node_id in zip(stored, node_ids, strict=True)]
+
     def node_to_change(self, path: Sequence[str]) -> Node | None:
         """Return the node at `path`, or None, and keep other writers from it until this transaction ends."""
         self._session.execute(_LOCK_NODE, {"path": path_text(path)})

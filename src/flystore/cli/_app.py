@@ -132,6 +132,25 @@ def serve(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log requests and what the service does, to standard error.")
     ] = False,
+    log_format: Annotated[
+        str,
+        typer.Option(
+            metavar="text|json", envvar="FLYSTORE_LOG_FORMAT", help="Lines of text, or one JSON object a line."
+        ),
+    ] = "text",
+    access_log: Annotated[
+        bool | None,
+        typer.Option(
+            "--access-log/--no-access-log", show_default=False, help="A line for each request; else with --verbose."
+        ),
+    ] = None,
+    slow: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="Log requests that take longer, whatever else is; 0 logs none."),
+    ] = 10.0,
+    metrics_public: Annotated[
+        bool, typer.Option("--metrics-public", help="Let anyone read /metrics without a key.")
+    ] = False,
 ) -> None:
     """Start the service: one process, one directory.
 
@@ -152,6 +171,10 @@ def serve(
             origins=tuple(origins or ()),
             limits=tuple(limits or ()),
             verbose=verbose,
+            log_format=log_format,
+            access_log=access_log,
+            slow_seconds=slow,
+            metrics_public=metrics_public,
         )
     )
 

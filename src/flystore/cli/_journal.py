@@ -220,7 +220,7 @@ def _tell(delivery: Delivery) -> None:
 
 def _log(verbose: bool) -> None:
     if verbose:
-        from ._serve import log_to_stderr
+        from ._logging import log_to_stderr
 
         log_to_stderr(True)
     else:  # what went wrong is said at the end, once

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import gc
-import logging
 import re
 import secrets
 import signal
@@ -21,6 +20,7 @@ from flystore.model.errors import Misconfigured
 
 from ._heaps import keep_few_heaps
 from ._listen import listener_at
+from ._logging import FORMATS, log_to_stderr
 
 GRACE_SECONDS = 10
 """How long answers that are under way may take after the service was asked to end."""
@@ -44,6 +44,10 @@ class ServeOptions:
     verbose: bool
     limits: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    metrics_public: bool = False
+    log_format: str = "text"
+    access_log: bool | None = None
+    slow_seconds: float = 0.0
 
 
 def run_service(options: ServeOptions) -> None:
@@ -56,7 +60,8 @@ def run_service(options: ServeOptions) -> None:
     """
     _require_key(options.api_key)
     _require_origins(options.origins)
-    log_to_stderr(options.verbose)
+    if options.log_format not in FORMATS:
+        raise Misconfigured(f"--log-format {options.log_format!r} is none; it is {' or '.join(FORMATS)}")
     keep_few_heaps()
     with (
         _ending_on_signals() as ending,
@@ -106,11 +111,18 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
     with needing_server_parts("the service"):
         import uvicorn
 
-        from flystore.http import Access, build_app, server_settings
+        from flystore.http import REQUEST_ID, Access, Watching, build_app, server_settings
         from flystore.readers import without_plugins
         from flystore.service import Limits, Service
         from flystore.storage import PathMap
     key = options.api_key or secrets.token_hex(32)
+    log_to_stderr(
+        options.verbose,
+        style=options.log_format,
+        secrets=(key,),
+        access=options.access_log,
+        request_id=REQUEST_ID.get,
+    )
     url = _url(options.host, listener.getsockname()[1])
     if options.api_key is None:
         url += f"/?api_key={quote(key, safe='')}"
@@ -126,12 +138,19 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
     limits = Limits.parse(options.limits)
     without_plugins()
     with Service.open(directory, read=options.read, maps=maps, limits=limits) as service:
-        app = build_app(service, Access.of(key, public=options.public), allow_origins=options.origins)
+        watching = Watching(
+            metrics_public=options.metrics_public,
+            access_log=options.verbose if options.access_log is None else options.access_log,
+            slow_seconds=options.slow_seconds,
+        )
+        app = build_app(
+            service, Access.of(key, public=options.public), allow_origins=options.origins, watching=watching
+        )
         config = uvicorn.Config(
             app,
             lifespan="on",
             log_config=None,
-            access_log=options.verbose,
+            access_log=False,  # ours has the request's id, and no keys
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
             **server_settings(limits),
@@ -209,18 +228,3 @@ def _ending_on_signals() -> Iterator[_Ending]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def log_to_stderr(verbose: bool) -> None:
-    """Send warnings, or with `verbose` also what is going on, to standard error; keys are not shown."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(_hide_keys)
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
-
-
-def _hide_keys(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
-    if "api_key=" in text:
-        record.msg, record.args = re.sub(r"(api_key=)[^&\s\"]+", r"\1…", text), ()
-    return True

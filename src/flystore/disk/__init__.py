@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+from ._mounts import file_system_of
 from ._trust import FULL, FailedSync, Trust
 from .failpoints import reach
 
@@ -20,6 +21,7 @@ __all__ = [
     "FailedSync",
     "Trust",
     "datasync",
+    "file_system_of",
     "make_directory",
     "replace_file",
     "sync_directory",

@@ -6,5 +6,6 @@ A route parses, calls one use case of `flystore.service`, and renders. No SQL, n
 from .access import Access
 from .app import build_app
 from .connections import server_settings
+from .measuring import REQUEST_ID, Watching
 
-__all__ = ["Access", "build_app", "server_settings"]
+__all__ = ["REQUEST_ID", "Access", "Watching", "build_app", "server_settings"]

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from flystore.model.errors import InvalidRequest, NotPermitted, Unauthenticated
 
@@ -49,7 +49,7 @@ class Access(msgspec.Struct, frozen=True):
     def of(cls, api_key: str, *, public: bool = False) -> "Access":
         return cls(_digest(api_key), public)
 
-    def scopes(self, request: Request) -> frozenset[str]:
+    def scopes(self, request: HTTPConnection) -> frozenset[str]:
         """Return what the caller of `request` may do.
 
         Raises
@@ -71,7 +71,7 @@ class Access(msgspec.Struct, frozen=True):
             request.scope[KEY_TO_KEEP] = key
         return ALL
 
-    def require(self, request: Request, *needed: str) -> None:
+    def require(self, request: HTTPConnection, *needed: str) -> None:
         """Let the request pass if its caller has every scope in `needed`.
 
         Raises
@@ -93,7 +93,7 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _key_in_query(request: Request) -> str | None:
+def _key_in_query(request: HTTPConnection) -> str | None:
     text: bytes = request.scope["query_string"]
     if b"api_key" not in text and b"%" not in text:
         return None  # as in most requests: nothing is parsed for it
@@ -101,7 +101,7 @@ def _key_in_query(request: Request) -> str | None:
     return found
 
 
-def _key_of(request: Request) -> str | None:
+def _key_of(request: HTTPConnection) -> str | None:
     query = _key_in_query(request)
     if query is not None:
         return query

@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from flystore.service import Service
@@ -19,7 +19,9 @@ from . import (
     routes_data,
     routes_docs,
     routes_export,
+    routes_feed,
     routes_nodes,
+    routes_operate,
     routes_revisions,
     routes_runs,
     routes_validation,
@@ -29,13 +31,15 @@ from .access import Access
 from .caching import by_version
 from .compression import Endpoint, as_it_is
 from .dispatch import Dispatch
+from .measuring import Measuring, Watching
 from .middleware import Answering
-from .negotiation import json_response
 
 API = "/api/v1"
 
 
-def build_app(service: Service, access: Access, *, allow_origins: Sequence[str] = ()) -> Starlette:
+def build_app(
+    service: Service, access: Access, *, allow_origins: Sequence[str] = (), watching: Watching | None = None
+) -> Starlette:
     """Return the application that serves `service`; it does not close it.
 
     Parameters
@@ -43,14 +47,18 @@ def build_app(service: Service, access: Access, *, allow_origins: Sequence[str] 
     allow_origins : sequence of str
         Origins (``https://viewer.example.org``) whose pages may ask with a person's credentials. None: browsers let
         no page of another origin read anything.
+    watching : Watching, optional
+        Which requests are logged, and who may read the metrics; None logs errors and wants the key.
     """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
 
-    app = _Application(routes=_routes(), lifespan=lifespan)
+    routes = _routes()
+    app = _Application(routes=routes, lifespan=lifespan)
     app.state.service = service
+    app.state.measuring = Measuring(service, routes, watching or Watching())
     app.state.access = access
     app.state.limits = service.limits
     app.state.origins = list(allow_origins)
@@ -61,7 +69,7 @@ class _Application(Starlette):
     """Routes behind one layer, and behind another one if pages of other origins may ask."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = Answering(Dispatch(self.router), self.state.limits.compress_bytes)
+        app: ASGIApp = Answering(Dispatch(self.router), self.state.measuring, self.state.limits.compress_bytes)
         return _sharing(app, self.state.origins) if self.state.origins else app
 
 
@@ -72,7 +80,7 @@ def _sharing(app: ASGIApp, origins: list[str]) -> ASGIApp:
         allow_credentials=True,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["*"],
-        expose_headers=["X-Tiled-Request-ID"],
+        expose_headers=["X-Tiled-Request-ID", "X-Request-ID"],
     )
 
 
@@ -89,7 +97,10 @@ def _routes() -> list[BaseRoute]:
 
     return [
         route("/", home, "GET", "HEAD"),
-        route("/healthz", health, "GET", "HEAD"),
+        route("/healthz", routes_operate.health, "GET", "HEAD"),
+        route("/healthz/live", routes_operate.alive, "GET", "HEAD"),
+        route("/metrics", routes_operate.metrics, "GET"),
+        route(f"{API}/metrics", routes_operate.metrics, "GET"),
         route("/openapi.json", routes_docs.openapi, "GET"),
         route("/docs", routes_docs.docs, "GET"),
         route(f"{API}/docs", routes_docs.docs, "GET"),
@@ -142,6 +153,9 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/frames/{{path:path}}", routes_runs.frames, "GET"),
         route(f"{API}/verdict/{{path:path}}", routes_runs.verdict, "GET"),
         route(f"{API}/close/{{path:path}}", routes_runs.close_run, "POST"),
+        route(f"{API}/feed", routes_feed.feed, "GET"),
+        route(f"{API}/feed/{{path:path}}", routes_feed.feed, "GET"),
+        WebSocketRoute(f"{API}/feed/{{path:path}}", routes_feed.feed_socket),
         route("/custom/validate/{path:path}", routes_validation.validate, "GET", "POST"),
         route("/zarr/v2", as_it_is(routes_zarr.v2), "GET"),
         route("/zarr/v2/{path:path}", as_it_is(routes_zarr.v2), "GET"),
@@ -157,14 +171,6 @@ async def home(request: Request) -> Response:
         "    from flystore import from_uri\n"
         f'    client = from_uri("{request.url.scheme}://{request.url.netloc}", api_key="...")\n'
     )
-
-
-async def health(request: Request) -> Response:
-    """Answer whoever watches over the service: a restart is what a service that stores nothing more needs."""
-    why = request.app.state.service.stores_nothing
-    if why is None:
-        return json_response({"status": "ready"})
-    return json_response({"status": "read-only", "reason": why}, 503)
 
 
 async def to_about(request: Request) -> Response:

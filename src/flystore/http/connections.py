@@ -5,6 +5,7 @@ without end, and for ever for a client that takes no answer. Each of those holds
 """
 
 from asyncio import Transport
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +13,9 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flystore.service import Limits
+
+_SAID_BYTES = 64 << 10
+"""Of a message that a subscriber sends; none has much to say."""
 
 _LOOK_SECONDS = 1.0
 """How often a client that is behind in taking an answer is looked at, at most."""
@@ -22,9 +26,18 @@ def server_settings(limits: Limits) -> dict[str, Any]:
     protocol = type("LimitedProtocol", (_Limited,), {"limits": limits})
     return {
         "http": protocol,
-        "ws": "none",  # nothing here speaks it, and an upgraded connection would leave these limits
+        "ws": partial(_socket, limits),
+        "ws_max_size": _SAID_BYTES,
+        "ws_per_message_deflate": False,  # a state for each subscriber, for messages of a hundred bytes
         "limit_concurrency": limits.connections,
     }
+
+
+def _socket(limits: Limits, **settings: Any) -> Any:
+    """Return the protocol of a WebSocket; loaded for the first one."""
+    from .sockets import limited_socket
+
+    return limited_socket(limits, **settings)
 
 
 class _Limited(HttpToolsProtocol):

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from flystore.model import errors
 from flystore.model.errors import FlystoreError
 
+from .measuring import KIND
 from .negotiation import json_response
 from .resources import base_url
 
@@ -73,11 +74,13 @@ def answer(error: FlystoreError, root: str | None = None) -> Response:
 
 
 def on_exception(request: Request, error: Exception) -> Response:
-    """Return the answer to a request that raised `error`, whatever it is."""
+    """Return the answer to a request that raised `error`, whatever it is; its kind is noted for the log."""
     if isinstance(error, FlystoreError):
+        request.scope[KIND] = error.kind
         return answer(error, base_url(request))
     if isinstance(error, HTTPException):
         return _refused(request, error)
+    request.scope[KIND] = "defect"
     return _unexpected(request, error)
 
 

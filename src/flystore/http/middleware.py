@@ -21,6 +21,7 @@ from .caching import validate
 from .compression import Compressed, add_to_vary, compressed
 from .failures import on_exception
 from .links import Links
+from .measuring import REQUEST_ID, Measuring, told_request_id
 from .releases import require_recent
 
 _COOKIE = "HttpOnly; Path=/; SameSite=lax"
@@ -32,12 +33,15 @@ class Answering:
 
     Parameters
     ----------
+    measuring : Measuring
+        Is told of each request once it is answered.
     least_bytes : int
         Shorter answers are not compressed; 0: none is.
     """
 
-    def __init__(self, app: ASGIApp, least_bytes: int = 0) -> None:
+    def __init__(self, app: ASGIApp, measuring: Measuring, least_bytes: int = 0) -> None:
         self.app = app
+        self._measuring = measuring
         self._least_bytes = least_bytes
         self._links = Links()
 
@@ -48,6 +52,8 @@ class Answering:
         service = scope["app"].state.service
         answer = Outgoing(scope, self._links.timed(scope, send), self._least_bytes, self._links)
         in_time = _InTime(receive, service.limits)
+        token = REQUEST_ID.set(answer.request_id)
+        self._measuring.under_way += 1
         try:
             require_recent(scope)
             with service.budget.account() as scope["flystore.account"]:
@@ -59,6 +65,11 @@ class Answering:
                 raise
             await on_exception(Request(scope), error)(scope, receive, answer.take)
             error.__traceback__ = None  # an error that is raised again and again would keep all its frames
+        finally:
+            self._measuring.under_way -= 1
+            seconds = time.perf_counter() - answer.started
+            self._measuring.finished(scope, answer.status, seconds, answer.sent_bytes, in_time.taken_bytes)
+            REQUEST_ID.reset(token)
 
 
 class Outgoing:
@@ -68,18 +79,26 @@ class Outgoing:
     ----------
     begun : bool
         Whether anything was sent.
+    status : int
+        0 until then.
+    sent_bytes : int
+        Of the body, as it was handed on.
+    started : float
+        When the request came, on the clock of `time.perf_counter`.
     """
 
     def __init__(self, scope: Scope, send: Send, least_bytes: int, links: Links | None = None) -> None:
         self.begun = False
+        self.status = self.sent_bytes = 0
+        self.started = time.perf_counter()
         self._links = links
-        self._started = time.perf_counter()
         self._scope = scope
         self._send = send
         self._least_bytes = least_bytes
         self._start: Message | None = None
         self._compressed: Compressed | None = None
-        scope["flystore.request_id"] = self._request_id = secrets.token_hex(8)
+        self._told_id = told_request_id(scope)
+        scope["flystore.request_id"] = self.request_id = self._told_id or secrets.token_hex(8)
 
     async def take(self, message: Message) -> None:
         """Take a message of the application."""
@@ -94,6 +113,7 @@ class Outgoing:
             if self._start is not None:
                 await self._begin(body, more)
                 return
+            self.sent_bytes += len(body)
         await self._send(message)
 
     async def _begin(self, body: Any, more: bool) -> None:
@@ -112,23 +132,29 @@ class Outgoing:
             return
         self._stamp(start, asked.cookie)
         await self._send(start)
+        self.sent_bytes += len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _stamped(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._stamp(message, _Asked(self._scope).cookie)
+        else:
+            self.sent_bytes += len(message.get("body", b""))
         await self._send(message)
 
     def _stamp(self, start: Message, cookie: bytes) -> None:
         self.begun = True
-        took = f"app;dur={(time.perf_counter() - self._started) * 1e3:.1f}".encode()
+        self.status = start["status"]
+        took = f"app;dur={(time.perf_counter() - self.started) * 1e3:.1f}".encode()
         found = dict(start["headers"])
         add_to_vary(start, found, b"Origin")
         headers: list[tuple[bytes, bytes]] = start["headers"]
         if b"server-timing" in found:
             took = b", ".join([*(value for name, value in headers if name == b"server-timing"), took])
             headers = start["headers"] = [each for each in headers if each[0] != b"server-timing"]
-        headers.append((b"x-tiled-request-id", self._request_id.encode()))
+        headers.append((b"x-tiled-request-id", self.request_id.encode()))
+        if self._told_id is not None:
+            headers.append((b"x-request-id", self.request_id.encode()))
         headers.append((b"server-timing", took))
         if b"tiled_csrf=" not in cookie:
             headers.append((b"set-cookie", f"tiled_csrf={secrets.token_urlsafe(24)}; {_COOKIE}".encode()))
@@ -165,6 +191,10 @@ class _InTime:
         self._waited = 0.0
         self._bytes = 0
         self._more = True
+
+    @property
+    def taken_bytes(self) -> int:
+        return self._bytes
 
     async def receive(self) -> Message:
         if not self._more:  # what comes now is that the client has gone, whenever that may be

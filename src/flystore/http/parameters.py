@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from flystore.model.errors import InvalidRequest, TooLarge, Unsupported
 from flystore.model.queries import (
@@ -26,7 +26,7 @@ _SORT = re.compile(r"^[+-]?[A-Za-z0-9_.]*$")
 
 
 def integer(
-    request: Request,
+    request: HTTPConnection,
     name: str,
     default: int | None = None,
     *,

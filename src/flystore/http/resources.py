@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from flystore.model.errors import InvalidRequest
 from flystore.model.structures import DataSource, Family
@@ -36,6 +36,9 @@ EVERYTHING = FIELDS - {""}
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
 """What needs no look at the whole URL to be told from its other parts."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.~/-]*")
+"""Paths that are the same in a URL; no segment has a slash of its own."""
+
 
 def base_url(request: Request) -> str:
     """Return the absolute URL of the API as this caller reaches it, without a trailing slash."""
@@ -51,13 +54,14 @@ def segments_of(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
 
 
-def path_of(request: Request) -> tuple[str, ...]:
+def path_of(request: HTTPConnection) -> tuple[str, ...]:
     return segments_of(request.path_params.get("path", ""))
 
 
 def url_path(path: tuple[str, ...]) -> str:
     """Return a node path as part of a URL."""
-    return "/".join(quote(segment, safe="") for segment in path)
+    text = "/".join(path)
+    return text if _PLAIN.fullmatch(text) else "/".join(quote(segment, safe="") for segment in path)
 
 
 def wanted_fields(values: Iterable[str]) -> frozenset[str]:

@@ -115,12 +115,31 @@ def _inside(service: Service, rendering: Rendering, entry: Entry, depth: int) ->
 
 
 def _resource(service: Service, rendering: Rendering, entry: Entry, moment: Snapshot) -> dict[str, Any]:
-    count = None
-    # What stands for a file is counted when it is asked for itself: a listing opens no files.
-    if entry.family is Family.CONTAINER and entry.file is None and rendering.fields & {"structure", "count"}:
-        count = service.browse.count(entry, (), moment)
+    count = service.browse.count(entry, (), moment) if _is_counted(rendering, entry) else None
     sources = service.browse.data_sources(entry, moment) if rendering.with_sources else None
     return rendering.resource(entry, count=count, sources=sources)
+
+
+def _resources(
+    service: Service, rendering: Rendering, entries: list[Entry], moment: Snapshot
+) -> list[dict[str, Any]]:
+    """Return the resources of a page: the same as of each alone, counted in one statement."""
+    counted = [place for place, entry in enumerate(entries) if _is_counted(rendering, entry)]
+    counts = dict(zip(counted, service.browse.counts([entries[place] for place in counted], moment), strict=True))
+    return [
+        rendering.resource(
+            entry,
+            count=counts.get(place),
+            sources=service.browse.data_sources(entry, moment) if rendering.with_sources else None,
+        )
+        for place, entry in enumerate(entries)
+    ]
+
+
+def _is_counted(rendering: Rendering, entry: Entry) -> bool:
+    # What stands for a file is counted when it is asked for itself: a listing opens no files.
+    wanted = entry.family is Family.CONTAINER and entry.file is None
+    return wanted and bool(rendering.fields & {"structure", "count"})
 
 
 async def search(request: Request) -> Response:
@@ -156,7 +175,7 @@ async def search(request: Request) -> Response:
         elif moment is None:
             data = [_inside(service, rendering, child, 0) for child in page.entries]
         else:
-            data = [_resource(service, rendering, child, moment) for child in page.entries]
+            data = _resources(service, rendering, page.entries, moment)
         if page.next_cursor is not None and wanted.offset is None:
             return data, page.count, {"page[cursor]": page.next_cursor}
         return data, page.count, {} if page.next_offset is None else {"page[offset]": page.next_offset}
@@ -196,7 +215,7 @@ async def search_deep(request: Request) -> Response:
             if rendering.keys_only:
                 data = [rendering.resource(found) for found in page.entries]
             else:
-                data = [_resource(service, rendering, found, moment) for found in page.entries]
+                data = _resources(service, rendering, page.entries, moment)
         return data, page.count, {} if page.next_cursor is None else {"page[cursor]": page.next_cursor}
 
     data, count, onward = await run_in_threadpool(work)

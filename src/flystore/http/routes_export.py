@@ -6,14 +6,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flystore.catalog import NotAtOnce
 from flystore.model.errors import InvalidRequest
-from flystore.model.slices import parse_slice
+from flystore.model.slices import Selection, parse_slice
 from flystore.model.structures import Family
 from flystore.service import Service
 from flystore.service.export import ARROW, JSON_SEQ, OCTETS, REGISTRY
 
-from .formats import asked_formats, choose, choose_or_missing, exported
-from .negotiation import read_json
+from .formats import asked_formats, attachment, choose, choose_or_missing, exported
+from .negotiation import BytesResponse, read_json
 from .parameters import integers, needed_integer
 from .resources import path_of
 from .sending import in_turn, octets
@@ -35,7 +36,7 @@ async def array_full(request: Request) -> Response:
     choice = await choose_or_missing(request, "array", lambda: service.exports.names(path, Family.ARRAY))
     if choice.format.media_type != OCTETS:
         return await exported(request, choice, lambda: service.exports.array(path, wanted, expected_shape=expected))
-    return await octets(request, lambda: service.arrays.body(path, wanted, expected_shape=expected))
+    return await _octets(request, wanted, None, expected)
 
 
 async def array_block(request: Request) -> Response:
@@ -52,7 +53,22 @@ async def array_block(request: Request) -> Response:
         return await exported(
             request, choice, lambda: service.exports.array(path, wanted, block=block, expected_shape=expected)
         )
-    return await octets(request, lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected))
+    return await _octets(request, wanted, block, expected)
+
+
+async def _octets(
+    request: Request, wanted: Selection, block: tuple[int, ...] | None, expected: tuple[int, ...] | None
+) -> Response:
+    """Answer with part of an array as it is: at once if it is short and in memory, else piece by piece from threads."""
+    service: Service = request.app.state.service
+    path = path_of(request)
+    try:
+        found = service.short_reads.read(path, wanted, block=block, expected_shape=expected)
+    except NotAtOnce:
+        return await octets(
+            request, lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected)
+        )
+    return BytesResponse(found, OCTETS, attachment(request))
 
 
 async def asked_names(request: Request, *parameters: str) -> list[str] | None:

@@ -1,5 +1,6 @@
 """What the Tiled protocol lacks: ingest in batches, documents, frame tables, verdicts."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,8 +17,13 @@ from .negotiation import expect_object, read_body, read_json, record
 from .parameters import flag, integer, needed_integer
 from .resources import path_of
 from .routes_export import documents_as_json, wants_json_lines
+from .routes_feed import documents_pushed
 
 RECONSTRUCTED_HEADER = "x-flystore-reconstructed"
+
+BACKLOG_HEADER = "x-flystore-backlog"
+_BACKLOG = re.compile(r"([A-Za-z0-9._-]{1,200});([0-9]{1,15});([0-9]{1,18})")
+"""Name of the writer's journal, documents and bytes in it beside those that come."""
 
 
 async def ingest(request: Request) -> Response:
@@ -30,6 +36,7 @@ async def ingest(request: Request) -> Response:
     first, epoch = needed_integer(request, "first"), needed_integer(request, "epoch")
     body = await _frames(request)
     uid = request.path_params["uid"]
+    _note_backlog(request, service)
     ack = await run_in_threadpool(service.ingest.batch, uid, first, epoch, body)
     return record(request, {"watermark": ack.watermark, "epoch": ack.epoch, "verdict": ack.verdict})
 
@@ -41,8 +48,15 @@ async def ingest_orphans(request: Request) -> Response:
     first = integer(request, "first") or 0
     body = await _frames(request)
     journal = request.query_params.get("journal", "")
+    _note_backlog(request, service)
     watermark = await run_in_threadpool(service.ingest.orphans, journal, first, body)
     return record(request, {"watermark": watermark, "epoch": 0, "verdict": None})
+
+
+def _note_backlog(request: Request, service: Service) -> None:
+    told = _BACKLOG.fullmatch(request.headers.get(BACKLOG_HEADER, ""))
+    if told is not None:
+        service.ingest.counts.backlogs.note(told[1], int(told[2]), int(told[3]))
 
 
 async def _frames(request: Request) -> bytes:
@@ -55,6 +69,8 @@ async def _frames(request: Request) -> bytes:
 async def documents(request: Request) -> Response:
     """``GET /documents/{uid}``: the run's documents as frames or lines of JSON, exactly or reconstructed."""
     request.app.state.access.require(request, "read:metadata", "read:data")
+    if flag(request, "follow", False):
+        return await documents_pushed(request)
     if wants_json_lines(request):
         return await documents_as_json(request)
     service: Service = request.app.state.service

@@ -9,7 +9,7 @@ structs. A block is only made of what fits it exactly; everything else comes out
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -192,7 +192,7 @@ def _block_of(decoder: FrameDecoder, payloads: list[bytes], first: int) -> list[
     blocks: list[Item] | None = None
     if (template := decoder.template_of(payloads[0])) is not None:
         blocks = _event_blocks(payloads, *template, first)
-    elif all(payload.startswith(_STREAM_DATUM) for payload in payloads):
+    elif payloads[0].startswith(_STREAM_DATUM):
         blocks = _datum_block(payloads, first)
     return [*_singly(decoder, payloads, first)] if blocks is None else blocks
 
@@ -208,7 +208,7 @@ def _singly(decoder: FrameDecoder, payloads: Sequence[bytes], first: int) -> lis
 
 # --- StreamDatums ----------------------------------------------------------------------------------------
 
-_DATUM = msgspec.msgpack.Decoder(tuple[int, str, StreamDatum]).decode
+_DATUM = msgspec.msgpack.Decoder(tuple[Literal[0], Literal["stream_datum"], StreamDatum]).decode
 
 
 def _datum_block(payloads: list[bytes], first: int) -> list[Item] | None:

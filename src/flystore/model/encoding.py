@@ -54,6 +54,7 @@ _MAX_DECODED_DEPTH = 2 * MAX_DEPTH
 """Deeper input is refused; twice, because frames and extension types add levels of their own."""
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_TEXT = frozenset({str})
 _SCALAR, _NDARRAY, _TUPLE, _BIG_INT, _MAPPING, _ODD_TEXT = 1, 2, 3, 11, 13, 14
 _OPAQUE, _OBJECTS, _MASKED = 15, 16, 17
 _PACK = msgspec.msgpack.Encoder().encode
@@ -75,6 +76,19 @@ def encode(value: Any) -> bytes:
     except (OverflowError, UnicodeEncodeError):
         # Rare enough to be found by failing: an integer beyond 64 bits, or a lone surrogate.
         return _PACK(prepare(value, careful=True))
+
+
+def is_plain(value: dict[Any, Any]) -> bool:
+    """Return whether msgpack as it is keeps a dictionary: text to plain values, or to dictionaries of such."""
+    if not _TEXT.issuperset(map(type, value)):
+        return False
+    for item in value.values():
+        kind = type(item)
+        if kind not in _PLAIN and not (
+            kind is dict and _TEXT.issuperset(map(type, item)) and _PLAIN.issuperset(map(type, item.values()))
+        ):
+            return False
+    return True
 
 
 def decode(data: bytes | bytearray | memoryview) -> Any:
@@ -212,7 +226,7 @@ def _careful_scalar(value: Any) -> Any:
 
 
 def _prepare_mapping(value: Mapping[Any, Any], careful: bool, depth: int) -> Any:
-    if all(type(key) is str for key in value):
+    if _TEXT.issuperset(map(type, value)):
         if careful and not all(key.isascii() or _encodes(key) for key in value):
             return _pairs(value, careful, depth)
         if not careful and _PLAIN.issuperset(map(type, value.values())):

@@ -11,6 +11,7 @@ FlystoreError
 │   ├── SequenceGap                          send from the expected ordinal
 │   ├── ContentClash                         the ordinal is taken by another document
 │   ├── StaleEpoch                           a newer writer took over; stop sending
+│   ├── WrongToken                           the place is not in this store's feed; begin anew
 │   └── MadeFromDocuments                    structures of a document-made run are not writable
 ├── NotPermitted                             log in, or ask someone
 │   ├── Unauthenticated                      send a key, or another one
@@ -128,6 +129,12 @@ class StaleEpoch(Conflict):
     """A batch of an older epoch than the run's; another writer has taken over."""
 
     kind = "stale-epoch"
+
+
+class WrongToken(Conflict):
+    """A token names a place in the feed of another store, or one that this store does not have, or has no more."""
+
+    kind = "wrong-token"
 
 
 class MadeFromDocuments(Conflict):

@@ -83,6 +83,29 @@ class _JoinedRanges:
         self._batch = batch
         self._works: dict[tuple[str, str], ExternalWork | None] = {}
         self._open: dict[ExternalWork, list[Any]] = {}
+        self._going: dict[str, list[Any]] = {}
+
+    def goes_on(self, datum: StreamDatum) -> bool:
+        """Take one in that goes on from the last of its resource and descriptor, as nearly all do; else False."""
+        known = self._going.get(datum.stream_resource)
+        if known is None or known[5] != datum.descriptor:
+            return False
+        bounds = datum.indices
+        index = bounds.start
+        count = bounds.stop - index
+        bounds = datum.seq_nums
+        seq, joined = bounds.start, known[4]
+        if (
+            index != known[2] + joined
+            or seq != known[3] + joined
+            or bounds.stop - seq != count
+            or not 0 < count <= WIDEST_RANGE
+            or index >= LARGEST_INDEX - count
+            or seq >= LARGEST_INDEX - count
+        ):
+            return False
+        known[4] = joined + count
+        return True
 
     def add(self, ordinal: int, datum: StreamDatum) -> bool:
         """Take one in; False, and nothing done, if there is more to it than a range of a known file."""
@@ -104,7 +127,7 @@ class _JoinedRanges:
                 known[4] += count
                 return True
             self._close(work, known)
-        self._open[work] = [uid, ordinal, index, seq, count]
+        self._open[work] = self._going[uid] = [uid, ordinal, index, seq, count, datum.descriptor]
         return True
 
     def _find(self, uid: str, descriptor_uid: str) -> ExternalWork | None:
@@ -116,7 +139,9 @@ class _JoinedRanges:
         return found
 
     def _close(self, work: ExternalWork, found: list[Any]) -> None:
-        uid, ordinal, index, seq, count = found
+        uid, ordinal, index, seq, count, _ = found
+        if self._going.get(uid) is found:
+            del self._going[uid]
         work.add(uid, ordinal, index, seq, count, self._batch.newest_waiting)
 
     def end(self) -> None:
@@ -124,6 +149,7 @@ class _JoinedRanges:
         for work, found in self._open.items():
             self._close(work, found)
         self._open.clear()
+        self._going.clear()
 
 
 class _Batch:
@@ -195,7 +221,10 @@ class _Batch:
                 self.take(*document)
             return
         joined = _JoinedRanges(self)
+        goes_on = joined.goes_on
         for number, datum in enumerate(block.datums):
+            if goes_on(datum):
+                continue
             ordinal = block.first + number
             if not joined.add(ordinal, datum):
                 joined.end()  # what comes next may change what ranges are joined with

@@ -7,7 +7,8 @@ read, is an error in words and never fill values.
 """
 
 from ._h5file import without_plugins
-from ._reader import EventReader, open_reader
+from ._hdf5 import SHORT_BYTES
+from ._reader import EventReader, NearReader, open_reader
 from ._registered import ArrayProbe, ArrayReader, open_registered
 from ._registry import OPENERS, is_readable
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
@@ -18,6 +19,7 @@ from ._tree import HDF5, FileNode, describe, read_text
 __all__ = [
     "HDF5",
     "OPENERS",
+    "SHORT_BYTES",
     "ArrayProbe",
     "ArrayReader",
     "Chunked",
@@ -25,6 +27,7 @@ __all__ = [
     "EventReader",
     "FileNode",
     "FileTemplate",
+    "NearReader",
     "Probe",
     "Resource",
     "ResourceProbe",

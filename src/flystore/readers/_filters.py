@@ -36,6 +36,10 @@ NAMES = {
 BY_HDF5 = frozenset({SZIP, NBIT, SCALEOFFSET, LZF})
 """Filters that are compiled into HDF5 or h5py itself, and are left to them."""
 
+_QUICK = frozenset({SHUFFLE, FLETCHER32, BLOSC, LZ4, BITSHUFFLE})
+_SLOW_CODES = {BLOSC: (6, frozenset({4, 5})), BITSHUFFLE: (4, frozenset({3}))}
+"""Filter -> which of its values is its compressor, and those that are zlib or Zstandard."""
+
 
 class BadChunk(Exception):
     """A chunk's bytes make no sense to its filters."""
@@ -52,6 +56,15 @@ class Filter:
 def is_planned(filters: Sequence[Filter]) -> bool:
     """Return whether `decode` can undo all of a pipeline."""
     return all(f.number in _DECODERS for f in filters)
+
+
+def is_quick(filters: Sequence[Filter]) -> bool:
+    """Return whether a MiB goes through all of a pipeline within a millisecond or so."""
+    for each in filters:
+        place, slow = _SLOW_CODES.get(each.number, (0, frozenset()))
+        if each.number not in _QUICK or (len(each.values) > place and each.values[place] in slow):
+            return False
+    return True
 
 
 def decode(data: bytes, filters: Sequence[Filter], mask: int, itemsize: int, nbytes: int) -> bytes:

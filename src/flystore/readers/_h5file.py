@@ -87,7 +87,7 @@ class Trace:
         """Return whether a file, which may have grown, has all those bytes where they were."""
         if not self.is_whole or file.current_size() < self._size:
             return False
-        return all(os.pread(file.fd, len(data), offset) == data for offset, data in self._parts)
+        return all(file.holds(offset, data) for offset, data in self._parts)
 
 
 class _Stream(FileStream):

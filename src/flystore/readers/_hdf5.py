@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from flystore.model.errors import NotReady, OutsideRoots, TooLarge, Truncated, Unavailable, Unreadable, Unsupported
-from flystore.storage import OpenedFile, Roots, held, require_below, reserve
+from flystore.storage import NearFile, OpenedFile, Roots, WouldWait, held, require_below, reserve
 
 from ._chunks import THREADS, Piece, pieces, run_all
-from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, decode_into, is_planned
+from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, decode_into, is_planned, is_quick
 from ._gather import as_range, c_strides, gather, some
 from ._h5file import Trace, is_settling, open_linked, with_dataset
 from ._late import h5py
@@ -42,6 +42,12 @@ _COPY_WEIGHT = 8
 """How many bytes are copied in the time in which one is decoded."""
 
 _NESTED = 4
+
+SHORT_BYTES = 2**20
+"""Most bytes that are read, or decoded, on an event loop for one answer: some tenths of a millisecond."""
+
+_SHORT_PARTS = 32
+_SHORT_TRACE = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +293,7 @@ class _KeptYoung:
     def get(self, key: Any, file: OpenedFile) -> Layout | None:
         with self._lock:
             kept = self._layouts.get(key)
-        if kept is None or not kept[1].holds(file):
+        if kept is None or (isinstance(file, NearFile) and kept[1].nbytes > _SHORT_TRACE) or not kept[1].holds(file):
             return None
         return kept[0]
 
@@ -364,6 +370,8 @@ class Hdf5Rows:
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         layout = self._layout
+        if isinstance(self._owner, NearFile):
+            self._require_short(rows, rest)
         working = 0
         if layout.filters or layout.kind == "compact" or not layout.raw:
             nbytes = layout.dtype.itemsize * math.prod(layout.box)
@@ -378,6 +386,24 @@ class Hdf5Rows:
             while batch := list(itertools.islice(waiting, _BATCH)):
                 self._read_batch(rows, batch, out)
         return out
+
+    def _require_short(self, rows: np.ndarray, rest: tuple[range, ...]) -> None:
+        """Raise `WouldWait` unless reading takes a few short reads and, of compressed chunks, a quick codec."""
+        layout = self._layout
+        if layout.kind not in ("chunked", "contiguous") or not layout.raw or not is_quick(layout.filters):
+            raise WouldWait("HDF5 reads it, or a slow codec")
+        low, high = int(rows.min()), int(rows.max())
+        reach = [(low, high), *((r[0], r[-1]) for r in rest)]
+        parts = math.prod(b // n - a // n + 1 for (a, b), n in zip(reach, layout.box, strict=True))
+        each = layout.dtype.itemsize * math.prod(layout.box)
+        if not layout.filters:
+            # Of what lies uncompressed in a box, no more is read than lies between the first byte and the last.
+            inside = [min(b - a, n - 1) for (a, b), n in zip(reach, layout.box, strict=True)]
+            strides = c_strides(layout.box, layout.dtype.itemsize)
+            each = layout.dtype.itemsize + sum(n * stride for n, stride in zip(inside, strides, strict=True))
+        # With several chunks one byte less: from there on, threads would be started for them.
+        if parts > _SHORT_PARTS or parts * each > SHORT_BYTES - (parts > 1):
+            raise WouldWait("it is long")
 
     def stored(self) -> StoredForm | None:
         layout = self._layout
@@ -538,6 +564,8 @@ class Hdf5Rows:
     def _read_by_hdf5(self, parts: list[Piece], out: np.ndarray) -> None:
         """Read what has filters or types that only HDF5 undoes, box by box; nothing here opens a file."""
         layout = self._layout
+        if isinstance(self._owner, NearFile):
+            raise WouldWait("HDF5 reads it")
         if not {f.number for f in layout.filters} <= BY_HDF5 | _UNDONE_BY_BOTH:
             raise Unsupported(f"{self.name}: this combination of filters and types cannot be read here")
 
@@ -584,6 +612,8 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
     place = (file.stat.st_dev, file.stat.st_ino, path)
     layout = _young.get(place, file) if settling else _kept.get(key)
     owner = file
+    if isinstance(file, NearFile) and (layout is None or layout.kind == "virtual"):
+        raise WouldWait("its layout is not known")
     if layout is None:
         trace = Trace() if settling else None
 

@@ -8,8 +8,8 @@ import numpy as np
 from flystore.model.errors import Changed, Unreadable
 from flystore.model.slices import Selection, selected
 from flystore.model.structures import ArrayStructure, DataSource
-from flystore.readers import open_reader, open_registered
-from flystore.storage import Roots
+from flystore.readers import EventReader, open_reader, open_registered
+from flystore.storage import NearNames, Roots
 
 from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
 from .entries import Entry
@@ -69,46 +69,83 @@ def registered(entry: Entry, source: DataSource, roots: Roots, limit_bytes: int)
         yield read
 
 
+class FileArray:
+    """An array made of documents, as its files were found to have it: what any read of it needs.
+
+    Attributes
+    ----------
+    files : EventFiles
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        assert entry.node is not None
+        _, self._external = found_array(entry.node, entry.observation)
+        self._joined = self._external.join == "concat" and bool(self._external.item_shape)
+        self._factor = self._external.item_shape[0] if self._joined else 1
+        self._known = Known(entry)
+        self.files = event_files(self._external)
+
+    def read(
+        self,
+        picked: Selection,
+        structure: ArrayStructure,
+        reader: EventReader,
+        watched: WatchedRoots,
+        limit_bytes: int,
+    ) -> np.ndarray:
+        """Return rows through the frame map: by event, never by position in the files.
+
+        Parameters
+        ----------
+        picked : tuple of (int or slice)
+            Normalised, not empty.
+        structure : ArrayStructure
+            Of the array.
+        reader : EventReader
+            Of `files`, through the roots `watched`.
+        """
+        factor, joined, first = self._factor, self._joined, picked[0]
+        rows = selected(first, structure.shape[0]) if isinstance(first, slice) else range(first, first + 1)
+        # Not all rows and then those chosen: documents may announce more than memory holds.
+        chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+        if factor == 1 and rows.step > 0:
+            events, place = chosen, np.arange(len(chosen))
+        else:
+            events, place = np.unique(chosen // factor, return_inverse=True)
+        resources, file_rows = self._external.locate(events)
+        inner = (slice(None), *picked[1:]) if joined else picked[1:]
+        one = bool((resources == resources[0]).all())
+        used = [int(number) for number in (resources[:1] if one else np.unique(resources))]
+        self._known.require(dict.fromkeys(used))
+        try:
+            found = reader.read(resources, file_rows, inner, limit_bytes=limit_bytes)
+        except Unreadable:  # that a file is another one explains more than what is odd about it
+            uris = [resource.uri for resource in self.files.resources]
+            self._known.require(watched.fingerprints(uris))
+            raise
+        self._known.require({number: reader.fingerprint(number) for number in used}, watched)
+        if joined:  # along the first axis: an event is several rows of the array
+            found = found.reshape(-1, *found.shape[2:])
+            place = place * factor + chosen % factor
+        if rows.step == 1:  # neighbours, and most often all there is: no copy
+            found = found[int(place[0]) : int(place[0]) + len(rows)]
+        else:
+            found = found[place]
+        return found[0] if isinstance(first, int) else found
+
+
 @contextmanager
-def announced(entry: Entry, structure: ArrayStructure, roots: Roots, limit_bytes: int) -> Iterator[ReadPart]:
-    """Give what reads rows through the frame map: by event, never by position in the files."""
-    assert entry.node is not None
-    assert entry.node.external is not None
-    _, external = found_array(entry.node, entry.observation)
-    joined = external.join == "concat" and bool(external.item_shape)
-    factor = external.item_shape[0] if joined else 1
-    watched, known = WatchedRoots(roots), Known(entry)
-    files = event_files(external)
-    with open_reader(files, watched) as reader:
+def announced(
+    entry: Entry, structure: ArrayStructure, roots: Roots, limit_bytes: int, near: NearNames
+) -> Iterator[ReadPart]:
+    """Give what reads rows of an array made of documents; files that could be opened are noted as `near`."""
+    array, watched = FileArray(entry), WatchedRoots(roots)
+    with open_reader(array.files, watched) as reader:
 
         def read(picked: Selection) -> np.ndarray:
-            first = picked[0]
-            rows = selected(first, structure.shape[0]) if isinstance(first, slice) else range(first, first + 1)
-            # Not all rows and then those chosen: documents may announce more than memory holds.
-            chosen = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
-            if factor == 1 and rows.step > 0:
-                events, place = chosen, np.arange(len(chosen))
-            else:
-                events, place = np.unique(chosen // factor, return_inverse=True)
-            resources, file_rows = external.locate(events)
-            inner = (slice(None), *picked[1:]) if joined else picked[1:]
-            one = bool((resources == resources[0]).all())
-            used = [int(number) for number in (resources[:1] if one else np.unique(resources))]
-            known.require(dict.fromkeys(used))
-            try:
-                found = reader.read(resources, file_rows, inner, limit_bytes=limit_bytes)
-            except Unreadable:  # that a file is another one explains more than what is odd about it
-                uris = [resource.uri for resource in files.resources]
-                known.require(watched.fingerprints(uris))
-                raise
-            known.require({number: reader.fingerprint(number) for number in used}, watched)
-            if joined:  # along the first axis: an event is several rows of the array
-                found = found.reshape(-1, *found.shape[2:])
-                place = place * factor + chosen % factor
-            if rows.step == 1:  # neighbours, and most often all there is: no copy
-                found = found[int(place[0]) : int(place[0]) + len(rows)]
-            else:
-                found = found[place]
-            return found[0] if isinstance(first, int) else found
+            found = array.read(picked, structure, reader, watched, limit_bytes)
+            for uri, path in watched.paths.items():
+                near.note(uri, path)
+            return found
 
         yield read

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,14 +10,11 @@ import numpy as np
 from flystore.catalog import Catalog
 from flystore.model.errors import (
     Damaged,
-    InvalidRequest,
     NotFound,
     NotReady,
     TooLarge,
-    Truncated,
     Unsupported,
 )
-from flystore.model.slices import normalise, result_shape, selected
 from flystore.model.structures import (
     SEGMENT_ARRAY_MIMETYPE,
     ZARR_MIMETYPE,
@@ -26,9 +23,9 @@ from flystore.model.structures import (
     Family,
 )
 from flystore.projection import ExternalArray, RunState, array_of_column, stream_rows
-from flystore.storage import ArrayStore, Roots, block_region, released, reserve
+from flystore.storage import ArrayStore, NearNames, Roots, released, reserve
 
-from .array_files import Known, announced, registered
+from .array_files import Known, ReadPart, announced, registered
 from .browse import Browse, require_family
 from .changed import Fingerprint, WatchedRoots
 from .chunks import reserve_chunks
@@ -37,13 +34,8 @@ from .entries import Entry
 from .export import ArraySource
 from .limits import Limits
 from .observed import present_map
+from .parts import PIECE_BYTES, Index, Part, as_bytes, planned_part
 from .probing import Prober
-
-Index = slice | int
-
-PIECE_BYTES = 16 << 20
-"""What is read at a time of an array that goes to a client or file piece by piece; at least one row."""
-
 
 SENT_BYTES = 4 << 20
 """What is read at a time of an array that is sent as bytes: one piece is read while the last one is on its way."""
@@ -67,38 +59,6 @@ class ArrayBody(NamedTuple):
     pieces: Iterator[memoryview]
 
 
-class _Planned(NamedTuple):
-    """A part of an array, worked out and not yet read."""
-
-    entry: Entry
-    source: DataSource | None
-    structure: ArrayStructure
-    picked: tuple[Index, ...]
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.structure.numpy_dtype.itemsize
-
-    def pieces(self, most: int = PIECE_BYTES) -> "Iterator[_Planned]":
-        """Yield parts along the first axis that together are this one, of whole chunks where that is not too much."""
-        size = self.nbytes
-        first = self.picked[0] if self.picked else 0
-        # Rows kept with slow data are decoded all at once, whichever of them are wanted.
-        together = self.source is None or self.source.mimetype == SEGMENT_ARRAY_MIMETYPE
-        if isinstance(first, int) or size <= most or together:
-            yield self
-            return
-        rows = selected(first, self.structure.shape[0])
-        step = max(1, most * len(rows) // size)
-        chunk = max(self.structure.chunks[0])
-        step = step // chunk * chunk or step
-        for at in range(0, len(rows), step):
-            part = rows[at : at + step]
-            piece = slice(part.start, part.stop if part.stop >= 0 else None, part.step)
-            yield self._replace(picked=(piece, *self.picked[1:]), shape=(len(part), *self.shape[1:]))
-
-
 class Arrays:
     """Slices of arrays: external files, arrays kept as Zarr, columns of slow data."""
 
@@ -110,7 +70,9 @@ class Arrays:
         roots: Roots,
         prober: Prober,
         limits: Limits,
+        near: NearNames | None = None,
     ) -> None:
+        self._near = near or NearNames()
         self._catalog = catalog
         self._browse = browse
         self._store = store
@@ -144,7 +106,7 @@ class Arrays:
         Unreadable, MissingAsset, OutsideRoots
             If the files cannot be read as announced; says which and why.
         """
-        planned = self._planned(path, wanted, expected_shape)
+        planned = self._planned(path, wanted, None, expected_shape)
         self._require_small(path, planned.structure, planned.shape)
         return as_bytes(self._part(*planned))
 
@@ -163,7 +125,7 @@ class Arrays:
         OutOfBounds
             If there is no such block.
         """
-        planned = self._planned_block(path, block, wanted, expected_shape)
+        planned = self._planned(path, wanted, block, expected_shape)
         self._require_small(path, planned.structure, planned.shape)
         return as_bytes(self._part(*planned))
 
@@ -184,10 +146,7 @@ class Arrays:
         ------
         As `read` and `read_block`; what is wrong with the files, also when pieces are taken.
         """
-        if block is None:
-            planned = self._planned(path, wanted, expected_shape)
-        else:
-            planned = self._planned_block(path, block, wanted, expected_shape)
+        planned = self._planned(path, wanted, block, expected_shape)
         size = self._require_below(path, planned.structure, planned.shape)
         if not planned.structure.numpy_dtype.itemsize:
             self._part(*planned)
@@ -198,7 +157,7 @@ class Arrays:
         reserve(at_once * largest, f"this part of /{'/'.join(path)}")
         return ArrayBody(size, self._sent(planned))
 
-    def _sent(self, planned: "_Planned") -> Iterator[memoryview]:
+    def _sent(self, planned: Part) -> Iterator[memoryview]:
         for found in self._read_in_pieces(planned, SENT_BYTES):
             yield as_bytes(found)
 
@@ -222,10 +181,7 @@ class Arrays:
         ------
         As `read` and `read_block`; what is wrong with the files, when the pieces are read.
         """
-        if block is None:
-            planned = self._planned(path, wanted, expected_shape)
-        else:
-            planned = self._planned_block(path, block, wanted, expected_shape)
+        planned = self._planned(path, wanted, block, expected_shape)
         if limited:
             self._require_below(path, planned.structure, planned.shape)
         structure, entry = planned.structure, planned.entry
@@ -241,10 +197,10 @@ class Arrays:
             specs=tuple(spec.name for spec in entry.specs),
         )
 
-    def _pieces(self, planned: "_Planned") -> Iterator[np.ndarray]:
+    def _pieces(self, planned: Part) -> Iterator[np.ndarray]:
         return self._read_in_pieces(planned, PIECE_BYTES)
 
-    def _read_in_pieces(self, planned: "_Planned", most: int) -> Iterator[np.ndarray]:
+    def _read_in_pieces(self, planned: Part, most: int) -> Iterator[np.ndarray]:
         with self._opened(planned) as read:
             for piece in planned.pieces(most):
                 with released():
@@ -254,13 +210,13 @@ class Arrays:
                 yield found.reshape(piece.shape)
 
     @contextmanager
-    def _opened(self, planned: "_Planned") -> Iterator[Callable[["_Planned"], np.ndarray]]:
+    def _opened(self, planned: Part) -> Iterator[Callable[[Part], np.ndarray]]:
         """Give what reads pieces of a planned part; files of others are opened once for all of them."""
         entry, source = planned.entry, planned.source
         if planned.nbytes == 0 or entry.file is not None or entry.node is None or entry.column is not None:
             yield lambda piece: self._part(*piece)
         elif entry.node.external is not None:
-            with announced(entry, planned.structure, self._roots, self._limits.response_bytes) as read:
+            with self._announced(entry, planned.structure) as read:
                 yield lambda piece: read(piece.picked)
         elif source is not None and source.mimetype not in (SEGMENT_ARRAY_MIMETYPE, ZARR_MIMETYPE):
             with registered(entry, source, self._roots, self._limits.response_bytes) as read:
@@ -269,38 +225,15 @@ class Arrays:
             yield lambda piece: self._part(*piece)
 
     def _planned(
-        self, path: tuple[str, ...], wanted: tuple[Index, ...], expected_shape: tuple[int, ...] | None
-    ) -> "_Planned":
-        entry, source = self._array(path)
-        structure = ArrayStructure.from_wire(entry.structure)
-        if not wanted and expected_shape is not None:
-            wanted = _known_rows(structure.shape, expected_shape)
-        picked = normalise(wanted, structure.shape)
-        shape = result_shape(picked, structure.shape)
-        if expected_shape is not None and expected_shape != shape:
-            raise self._unexpected(entry, shape, expected_shape)
-        return _Planned(entry, source, structure, picked, shape)
-
-    def _planned_block(
         self,
         path: tuple[str, ...],
-        block: tuple[int, ...],
         wanted: tuple[Index, ...],
+        block: tuple[int, ...] | None,
         expected_shape: tuple[int, ...] | None,
-    ) -> "_Planned":
+    ) -> Part:
         entry, source = self._array(path)
         structure = ArrayStructure.from_wire(entry.structure)
-        region = block_region(structure, block)
-        inside = tuple(part.stop - part.start for part in region)
-        within = normalise(wanted, inside)
-        shape = result_shape(within, inside)
-        if expected_shape is not None and expected_shape != shape:
-            raise self._unexpected(entry, shape, expected_shape)
-        picked = tuple(
-            item + part.start if isinstance(item, int) else _shifted(item, part.start)
-            for item, part in zip(within, region, strict=True)
-        )
-        return _Planned(entry, source, structure, picked, shape)
+        return planned_part(entry, structure, wanted, block, expected_shape, source)
 
     def frame_table(self, path: tuple[str, ...]) -> dict[str, Any]:
         """Return which event and which frame each row of an external array is: the frame map's wire form.
@@ -368,23 +301,6 @@ class Arrays:
             )
         return size
 
-    def _unexpected(
-        self, entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]
-    ) -> InvalidRequest | Truncated:
-        announced = (entry.node.structure or {}).get("shape") if entry.node is not None else None
-        where = "/" + "/".join(entry.path)
-        if announced and shape and len(shape) == len(expected) and shape[0] < expected[0] <= announced[0]:
-            return Truncated(
-                f"{where}: {announced[0]} rows were announced, {shape[0]} can be read now",
-                announced=announced[0],
-                found=shape[0],
-            )
-        return InvalidRequest(
-            f"The expected shape {expected} does not match the actual shape {shape} that would result from "
-            "the requested block and slice.",
-            found=list(shape),
-        )
-
     def _part(
         self,
         entry: Entry,
@@ -401,7 +317,7 @@ class Arrays:
         node = entry.node
         assert node is not None
         if node.external is not None and entry.column is None:
-            with announced(entry, structure, self._roots, self._limits.response_bytes) as read:
+            with self._announced(entry, structure) as read:
                 return read(picked)
         if source is None and entry.column is None:
             raise Unsupported(f"/{'/'.join(node.path)} has no data source", status=405)
@@ -416,6 +332,9 @@ class Arrays:
             return self._kept(entry, structure, picked)
         with registered(entry, source, self._roots, self._limits.response_bytes) as read:
             return read(picked)
+
+    def _announced(self, entry: Entry, structure: ArrayStructure) -> AbstractContextManager[ReadPart]:
+        return announced(entry, structure, self._roots, self._limits.response_bytes, self._near)
 
     def require_unchanged(
         self, entry: Entry, used: Mapping[int, Fingerprint | None], watched: WatchedRoots | None = None
@@ -459,27 +378,3 @@ class Arrays:
             if self._browse.entry(entry.path).node != entry.node:
                 raise NotReady(f"/{'/'.join(entry.path)} was replaced while it was read; read again") from None
             raise
-
-
-def as_bytes(array: np.ndarray) -> memoryview:
-    """Return an array's bytes in C order, without a copy where it already is."""
-    contiguous = np.ascontiguousarray(array)
-    if contiguous.nbytes == 0:
-        return memoryview(b"")
-    return memoryview(contiguous.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-
-
-def _known_rows(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Index, ...]:
-    """Return the slice of a grown array that the caller knew of; everything if it did not just grow."""
-    if shape and len(shape) == len(expected) and shape[1:] == expected[1:] and expected[0] < shape[0]:
-        return (slice(0, expected[0]),)
-    return ()
-
-
-def _shifted(part: slice, by: int) -> slice:
-    if part.step is None or part.step > 0:
-        return slice((part.start or 0) + by, part.stop + by, part.step)
-    stop = None if part.stop is None or part.stop < 0 else part.stop + by
-    if stop is None and by > 0:
-        stop = by - 1
-    return slice(part.start + by, stop, part.step)

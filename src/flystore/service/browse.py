@@ -5,13 +5,13 @@ unless a node ``streams`` really exists. Columns of a table are entries below it
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
 
-from flystore.catalog import Catalog, Node, NotAtOnce, Revision, Run, Snapshot
+from flystore.catalog import Catalog, Node, NotAtOnce, Observation, Revision, Run, Snapshot
 from flystore.model.errors import NotFound, Unsupported
 from flystore.model.queries import Query, SortKey, Verdict
 from flystore.model.structures import BLUESKY_RUN, ArrayStructure, Asset, DataSource, Family, RaggedStructure
@@ -215,6 +215,15 @@ class Browse:
                 return snapshot.count_children(entry.node.id)
             return snapshot.count(entry.stored_path, self._now(queries))
 
+    def counts(self, entries: Sequence[Entry], moment: Snapshot) -> list[int]:
+        """Return for each entry of a page how many children it has, in one statement; inside files they count 0."""
+        counted = [entry.node.id for entry in entries if entry.node is not None and entry.file is None]
+        found = dict(zip(counted, moment.counts_of_children(counted), strict=True))
+        return [
+            found[entry.node.id] if entry.node is not None and entry.file is None else self.count(entry, (), moment)
+            for entry in entries
+        ]
+
     def children(
         self,
         entry: Entry,
@@ -256,7 +265,7 @@ class Browse:
             page = snapshot.children(
                 where, query=queries, sort=sort, limit=limit, offset=offset or 0, after=cursor, counted=True
             )
-            found = [_entry_of(snapshot, node, (*entry.path, node.path[-1])) for node in page.nodes]
+            found = _entries_of(snapshot, page.nodes, [(*entry.path, node.path[-1]) for node in page.nodes])
             return EntryPage(found, page.count or 0, page.next_cursor, page.next_offset)
 
     def descendants(
@@ -291,7 +300,8 @@ class Browse:
             page = snapshot.descendants(
                 where, query=queries, max_depth=max_depth, limit=limit, offset=start, after=cursor
             )
-            found = [_entry_of(snapshot, node, (*entry.path, *node.path[len(where) :])) for node in page.nodes]
+            paths = [(*entry.path, *node.path[len(where) :]) for node in page.nodes]
+            found = _entries_of(snapshot, page.nodes, paths)
             if cursor is None and page.next_cursor is not None and not start:
                 count = snapshot.count_descendants(where, query=queries, max_depth=max_depth)
             else:
@@ -424,6 +434,16 @@ def require_family(entry: Entry, *families: Family) -> Entry:
 
 def _entry_of(snapshot: Snapshot, node: Node, path: tuple[str, ...]) -> Entry:
     observation = snapshot.observation(node.id) if node.structure else None
+    return _entry(snapshot, node, path, observation)
+
+
+def _entries_of(snapshot: Snapshot, found: Sequence[Node], paths: Sequence[tuple[str, ...]]) -> list[Entry]:
+    """Return the entries of some nodes, at `paths`, in a few statements however many they are."""
+    observed = snapshot.last_observations([node.id for node in found if node.structure])
+    return [_entry(snapshot, node, path, observed.get(node.id)) for node, path in zip(found, paths, strict=True)]
+
+
+def _entry(snapshot: Snapshot, node: Node, path: tuple[str, ...], observation: Observation | None) -> Entry:
     return Entry(
         path=path,
         family=node.family,

@@ -40,11 +40,14 @@ class WatchedRoots(Roots):
         """Modification time in ns and URI of the newest file opened."""
         self.opened: dict[str, tuple[int, int, int]] = {}
         """Fingerprints by URI, also of files that turned out to be unreadable."""
+        self.paths: dict[str, str] = {}
+        """Where they really are, by URI."""
 
     def _open_path(self, path: str, uri: str) -> OpenedFile:
         file = super()._open_path(path, uri)
         self.newest = max(self.newest, (file.stat.st_mtime_ns, uri))
         self.opened[uri] = file.fingerprint
+        self.paths[uri] = file.path
         return file
 
     def fingerprints(self, uris: Sequence[str]) -> dict[int, Fingerprint | None]:

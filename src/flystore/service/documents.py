@@ -21,10 +21,13 @@ class FoundDocuments(msgspec.Struct, frozen=True):
         Whole frames, some at a time, read as they are asked for.
     reconstructed : bool
         True if the writer never sent the documents and these are worked out from what it stored.
+    end : int
+        Ordinal of the document after them.
     """
 
     pieces: Iterator[bytes]
     reconstructed: bool
+    end: int
 
 
 class ReadDocuments(msgspec.Struct, frozen=True):
@@ -58,9 +61,10 @@ class Documents:
         with self._catalog.read() as snapshot:
             run = run_at(snapshot, path)
         if run.writer == "documents":
-            return FoundDocuments(self._logged(run.uid, first, run.watermark), False)
+            return FoundDocuments(self._logged(run.uid, first, run.watermark), False, run.watermark)
         # Rebuilt before the first byte is sent, so that what cannot be read is an answer and no broken stream.
-        return FoundDocuments(_encoded(list(reconstructed(self._catalog, path)), first), True)
+        documents = list(reconstructed(self._catalog, path))
+        return FoundDocuments(_encoded(documents, first), True, len(documents))
 
     def read(self, path: tuple[str, ...], *, as_text: bool = False) -> ReadDocuments:
         """Return the documents of run `path` themselves, read as they are asked for.
@@ -91,7 +95,7 @@ class Documents:
 
     def _logged(self, uid: str, first: int, watermark: int) -> Iterator[bytes]:
         # Templates come before the events that need them, so all records are walked from the first on.
-        for record in in_order(self._catalog.documents(uid), uid, watermark):
+        for record in in_order(self._catalog.documents(uid, 0, watermark), uid, watermark):
             ordinal, kept = record.first_ordinal or 0, []
             if ordinal >= first:
                 yield frames_of(record)

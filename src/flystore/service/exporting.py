@@ -13,12 +13,13 @@ from flystore.model.late import pa
 from flystore.model.structures import BLUESKY_RUN, Family, RaggedStructure
 from flystore.storage import reserve
 
-from .arrays import PIECE_BYTES, Arrays, Index
+from .arrays import Arrays
 from .browse import Browse, require_family
 from .columns import series_of_table, shown_rows, shown_schema
 from .documents import Documents
 from .entries import Entry
 from .export import ArraySource, ContainerSource, OtherSource, RaggedSource, TableSource
+from .parts import PIECE_BYTES, Index
 from .ragged import Ragged
 from .tables import require_only_partition
 

@@ -16,6 +16,7 @@ import msgspec
 
 from flystore.catalog import Catalog, Run, Snapshot, Transaction
 from flystore.disk.failpoints import reach
+from flystore.model.blocks import EventBlock, Item
 from flystore.model.encoding import decoded_size
 from flystore.model.errors import (
     Conflict,
@@ -34,6 +35,7 @@ from flystore.storage import reserve
 from .arriving import Arrived, beyond, decoded, split
 from .limits import Limits
 from .log_bodies import in_order, pack, payloads_of
+from .metrics import IngestCounts
 from .probing import Prober
 from .projecting import Storable, apply_changes, storable
 from .recent import Recent
@@ -131,7 +133,9 @@ class Ingest:
         limits: Limits,
         verdict_line: Callable[[str], str | None],
         clock: Callable[[], float] = time.time,
+        counts: IngestCounts | None = None,
     ) -> None:
+        self.counts = counts or IngestCounts(clock)
         self._catalog = catalog
         self._prober = prober
         self._limits = limits
@@ -200,6 +204,8 @@ class Ingest:
                     work = self._work(batch, state, arrived, partial(self._missed, tx, batch.uid, _behind(run), first))
                 stored = self._store(tx, batch, run, work, batch.first + fresh)
         reach("service.after_batch")
+        new = 0 if stored.state is None else len(arrived.digests)
+        self.counts.stored(new, fresh if new else len(arrived.digests), _last_time(arrived.items))
         if stored.state is not None and stored.projected:
             self._states[(batch.uid, stored.ack.watermark)] = stored.state
         self._prober.enqueue(stored.look_at)
@@ -324,6 +330,16 @@ class Ingest:
         # While documents are stored that the projection failed on, the state may change under the same watermark.
         cached = self._states.get((uid, run.watermark)) if run.projected == run.watermark else None
         return cached if cached is not None else RunState.from_bytes(run.state)
+
+
+def _last_time(items: Sequence[Item]) -> float | None:
+    """Return the time in the last document that has one, of the last few items; Unix seconds."""
+    for item in items[:-4:-1]:
+        if isinstance(item, EventBlock):
+            return float(item.times[-1])
+        if isinstance(item, tuple) and item[1] in ("start", "descriptor", "event", "stop"):
+            return seconds_of(item[2])
+    return None
 
 
 def _are_same(one: RunState, other: RunState) -> bool:

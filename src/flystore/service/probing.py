@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from threading import Condition, Thread
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
-from flystore.catalog import Catalog, Node, Observation, RunHeard, Snapshot
+from flystore.catalog import Catalog, Node, Observation, RunHeard
 from flystore.model.errors import FlystoreError, MissingAsset, NoAccess, NotFound, OutsideRoots, Unavailable
 from flystore.model.structures import ArrayStructure, DataSource, Family, Management
 from flystore.projection import ExternalArray
@@ -35,6 +35,12 @@ _MOST_LOOKED = 10_000
 
 LOOK_AGAIN_S = 0.05
 """A file that was looked at so short a time ago is not looked at again."""
+
+
+class HearsRuns(Protocol):
+    """What knows when a run was heard of: a snapshot, or what was kept of one."""
+
+    def run_heard(self, uid: str) -> RunHeard | None: ...
 
 
 class Prober:
@@ -72,6 +78,11 @@ class Prober:
                 self._thread.start()
             self._changed.notify_all()
 
+    @property
+    def waiting(self) -> int:
+        """How many nodes wait to be looked at."""
+        return len(self._waiting)
+
     def wait_idle(self, timeout: float) -> bool:
         """Wait until nothing waits to be looked at; False if `timeout` seconds went by first."""
         with self._changed:
@@ -99,7 +110,7 @@ class Prober:
             return self.is_stale(node, source, snapshot.observation(node.id), snapshot)
 
     def is_stale(
-        self, node: Node, source: DataSource | None, observation: Observation | None, snapshot: Snapshot
+        self, node: Node, source: DataSource | None, observation: Observation | None, moment: HearsRuns
     ) -> bool:
         """Return the same as `looks_stale` of an array of which that much is known."""
         if source is None or source.management is not Management.EXTERNAL:
@@ -113,7 +124,7 @@ class Prober:
             return True
         if readable_structure(node, observation) != node.structure:
             return True
-        run = snapshot.run_heard(node.run_uid) if node.run_uid is not None else None
+        run = moment.run_heard(node.run_uid) if node.run_uid is not None else None
         return run is not None and looked_at < run.last_received + QUIET_S
 
     def _looked_at(self, node: Node, observation: Observation) -> float:

@@ -1,7 +1,8 @@
 """The service: one directory opened, and the use cases over it."""
 
 import secrets
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -9,7 +10,7 @@ from flystore.catalog import Catalog
 from flystore.disk import Trust, make_directory
 from flystore.model.errors import Misconfigured, NotFound
 from flystore.model.structures import Family, Management
-from flystore.storage import ArrayStore, Budget, PartStore, PathMap, Roots
+from flystore.storage import ArrayStore, Budget, NearNames, PartStore, PathMap, Roots
 
 from .arrays import Arrays
 from .assets import Assets
@@ -18,14 +19,19 @@ from .backup import ARRAYS_DIRECTORY, CATALOG_FILE
 from .browse import Browse, everything_below
 from .documents import Documents
 from .exporting import Exports
+from .following import Following
+from .health import Readiness
 from .ingest import Ingest
 from .kept import KeptNodes
 from .limits import Limits
 from .merging import Merger
+from .metrics import Measure, Read
 from .nodes import Nodes
 from .probing import Prober
 from .ragged import Ragged
 from .rebuilding import Rebuilt, rebuild
+from .short_reads import ShortReads
+from .sighted import Sights
 from .sparse import Sparse
 from .stored_forms import StoredForms
 from .table_files import TableFiles
@@ -33,6 +39,7 @@ from .tables import Tables
 from .validating import Validating
 from .verdicts import Verdicts
 from .versions import Versions
+from .waking import Waking
 from .zarr_view import ZarrView
 
 
@@ -41,7 +48,7 @@ class Service:
 
     Attributes
     ----------
-    browse, arrays, tables, ragged, awkward, sparse, assets, zarr, documents, verdicts, versions
+    browse, arrays, short_reads, tables, ragged, awkward, sparse, assets, zarr, documents, following, verdicts, versions
         Reading.
     ingest, nodes
         Writing: documents, and the Tiled protocol.
@@ -61,12 +68,16 @@ class Service:
         self._trust = trust or Trust()
         self.budget = Budget(self.limits.budget_bytes)
         self._catalog = catalog
+        self._place = array_store.directory
+        self.readiness = Readiness(catalog, self._place, self._trust)
         self._prober = Prober(catalog, roots, budget=self.budget)
         parts = PartStore(array_store.directory, self._trust)
         self.browse = Browse(catalog, self.limits, roots=roots, table_files=TableFiles(catalog, parts, roots))
         self.merger = Merger(catalog)
         self.tables = Tables(catalog, self.browse, self.limits, self.merger)
-        self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits)
+        sights, near = Sights(catalog), NearNames()
+        self.arrays = Arrays(catalog, self.browse, array_store, roots, self._prober, self.limits, near)
+        self.short_reads = ShortReads(sights, self._prober, roots, near, self.limits.response_bytes)
         kept = KeptNodes(catalog, self.browse, parts)
         self.ragged = Ragged(catalog, self.browse, self.limits, kept)
         self.awkward = Awkward(kept, self.limits)
@@ -74,8 +85,9 @@ class Service:
         self.assets = Assets(self.browse, array_store, roots)
         self.zarr = ZarrView(self.browse, self.arrays, StoredForms(self.arrays, array_store, roots), self._prober)
         self.documents = Documents(catalog)
+        self.following = Following(catalog, Waking(catalog))
         self.exports = Exports(catalog, self.browse, self.arrays, self.ragged, self.documents)
-        self.versions = Versions(self.browse, self._prober)
+        self.versions = Versions(self.browse, self._prober, sights)
         self.verdicts = Verdicts(catalog, self._prober, self.limits)
         self.ingest = Ingest(catalog, self._prober, self.limits, self._ended)
         self.nodes = Nodes(catalog, self.browse, array_store, kept, self._prober, self.limits)
@@ -127,6 +139,18 @@ class Service:
         """Why nothing is stored until the service is started anew: its disk failed a write; None while all is well."""
         return self._trust.lost
 
+    def measures(self) -> Iterator[Measure]:
+        """Yield what is to be told of the use cases to who watches over the process."""
+        yield from self.ingest.counts.measures()
+        for name, what, read in (
+            ("memory_budget_bytes", "Memory that all requests may hold together.", lambda: self.budget.total_bytes),
+            ("memory_held_bytes", "Memory that requests hold now.", lambda: self.budget.held_bytes),
+            ("probing_queue", "Nodes whose files wait to be looked at.", lambda: self._prober.waiting),
+            ("storage_free_bytes", "Free space where arrays are kept.", lambda: shutil.disk_usage(self._place).free),
+            ("stores_nothing", "1 after the disk failed a write: restart.", lambda: self._trust.lost is not None),
+        ):
+            yield Read(f"flystore_{name}", what, read)
+
     def rebuild(self) -> Rebuilt:
         """Work all trees out again from the log; see `flystore.service.rebuilding`."""
         done = rebuild(self._catalog)
@@ -164,6 +188,7 @@ class Service:
 
     def close(self) -> None:
         """Finish what is under way and let go of the directory."""
+        self.following.waking.end()
         self.merger.close()
         self._prober.close()
         self._catalog.close()

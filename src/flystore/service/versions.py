@@ -23,6 +23,7 @@ from .columns import series_of_table
 from .entries import Entry
 from .observed import OK, is_of, readable_structure
 from .probing import Prober
+from .sighted import Sight, Sights
 
 MOST_NODES = 200
 """Containers with more below them have no version: to work it out would cost more than it spares."""
@@ -46,7 +47,10 @@ class Version(msgspec.Struct, frozen=True):
 class Versions:
     """Tells the versions of nodes."""
 
-    def __init__(self, browse: Browse, prober: Prober, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, browse: Browse, prober: Prober, sights: Sights, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.sights = sights
         self._browse = browse
         self._prober = prober
         self._clock = clock
@@ -78,11 +82,19 @@ class Versions:
         NotAtOnce
             If that takes more than a few point reads; ask `of` in a thread.
         """
-        with self._browse.glance() as glance:
-            entry = self._browse.at_once(path, glance)
-            if entry.family is Family.CONTAINER:
-                raise NotAtOnce("all that is below a container makes its version")
-            found, stale = self._of_data(entry, glance)
+        sight = self.sights.known(path)
+        if sight is None:
+            changes = self.sights.changes()
+            with self._browse.glance() as glance:
+                entry = self._browse.at_once(path, glance)
+                if entry.family is Family.CONTAINER:
+                    raise NotAtOnce("all that is below a container makes its version")
+                sight = _sight_of(entry, glance)
+                found, stale = self._of_data(entry, glance) if sight is None else self._of_files(sight)
+            if sight is not None:
+                self.sights.keep(path, changes, sight)
+        else:
+            found, stale = self._of_files(sight)
         if stale is not None:
             raise NotAtOnce("its files are to be looked at first")
         return found
@@ -100,11 +112,15 @@ class Versions:
         if node is None:
             return Version(None), None
         source = moment.data_source_head(node.id)
-        itemsize = _itemsize(entry)
-        if not _is_external(source):
-            return Version(self._marked(_kept(moment, node)), itemsize), None
+        if source is None or not _is_external(source):
+            return Version(self._marked(_kept(moment, node)), _itemsize(entry)), None
         run = moment.run_heard(node.run_uid) if node.run_uid is not None else None
-        mark = _settled(node, entry.observation, run)
+        return self._of_files(Sight(entry, source, run, _settled(node, entry.observation, run)))
+
+    def _of_files(self, sight: Sight) -> tuple[Version, Node | None]:
+        entry, node, run, mark = sight.entry, sight.entry.node, sight.run, sight.mark
+        assert node is not None
+        itemsize = _itemsize(entry)
         now = self._clock()
         quiet = run is not None and not run.open and now >= run.last_received + QUIET_S
         if mark is None and quiet and may_settle(entry.observation, now):
@@ -113,6 +129,18 @@ class Versions:
 
     def _marked(self, state: bytes | None) -> bytes | None:
         return None if state is None else hashlib.blake2b(state, digest_size=16, key=self._salt).digest()
+
+
+def _sight_of(entry: Entry, moment: Snapshot) -> Sight | None:
+    """Return an array in files of others as it is now; None if `entry` is something else."""
+    node = entry.node
+    if node is None or node.external is None or node.family is not Family.ARRAY:
+        return None
+    source = moment.data_source_head(node.id)
+    if source is None or not _is_external(source):
+        return None
+    run = moment.run_heard(node.run_uid) if node.run_uid is not None else None
+    return Sight(entry, source, run, _settled(node, entry.observation, run))
 
 
 def _is_external(source: DataSource | None) -> bool:

@@ -32,6 +32,7 @@ from ._columns import (
 )
 from ._limits import human_bytes, require_below
 from ._locks import LOCKS_DIRECTORY, FileLocks
+from ._near import NearFile, NearNames, WouldWait, reserved_at_once
 from ._passing import StoredArray, without_sum
 from ._roots import FileStream, OpenedFile, PathMap, Roots
 from ._segments import (
@@ -52,11 +53,14 @@ __all__ = [
     "Budget",
     "FileLocks",
     "FileStream",
+    "NearFile",
+    "NearNames",
     "OpenedFile",
     "PartStore",
     "PathMap",
     "Roots",
     "StoredArray",
+    "WouldWait",
     "block_region",
     "candidate_paths",
     "decode_column",
@@ -84,6 +88,7 @@ __all__ = [
     "released",
     "require_below",
     "reserve",
+    "reserved_at_once",
     "rows_of",
     "together",
     "unpack_untrusted",

@@ -181,6 +181,10 @@ class OpenedFile:
         except OSError as error:
             raise Unreadable(f"{self.uri} cannot be read: {os.strerror(error.errno or 0)}") from error
 
+    def holds(self, offset: int, data: bytes) -> bool:
+        """Return whether the file has these bytes at `offset`."""
+        return os.pread(self.fd, len(data), offset) == data
+
     def stream(self) -> "FileStream":
         """Return a file object with a position of its own on the checked descriptor."""
         return FileStream(self)

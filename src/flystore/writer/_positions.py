@@ -36,7 +36,9 @@ class SeqNums:
 
     def add_range(self, first: int, stop: int, ordinal: int) -> None:
         """Note that one document carries the rows `first` to ``stop - 1``."""
-        if stop > first:
+        if stop == first + 1:
+            self.add(first, ordinal)  # a thousand of them, as far apart as each other, are one run
+        elif stop > first:
             self._append([first, stop - first, ordinal, 0])
 
     def _append(self, run: list[int]) -> None:

@@ -358,6 +358,13 @@ class Shipper:
         enough = pending >= min(self._options.max_batch_bytes, MODEST_BATCH_BYTES) // 4
         return _Pause(0.0 if enough else self._options.linger, listens=False)
 
+    def _backlog(self, journal: Journal, documents: int, nbytes: int) -> str:
+        """Return the name of a journal, and how many documents and bytes wait in it beside those on their way."""
+        logs = [shipment.log for shipment in tuple(self._shipments) if shipment.journal is journal]
+        waiting = sum(log.end - log.acked for log in logs) - documents
+        size = sum(log.pending_bytes for log in logs) - nbytes
+        return f"{journal.name};{max(0, waiting)};{max(0, size)}"
+
     def _send_round(self) -> None:
         """Send one batch of each run that has something to send."""
         self._hurried = False
@@ -400,7 +407,11 @@ class Shipper:
                 "POST",
                 path,
                 params=params,
-                headers={"Content-Type": frames.FRAMES_MIMETYPE, "Accept": "application/json"},
+                headers={
+                    "Content-Type": frames.FRAMES_MIMETYPE,
+                    "Accept": "application/json",
+                    "X-Flystore-Backlog": self._backlog(shipment.journal, batch.count, len(batch.data)),
+                },
                 body=batch.data,
                 timeout=self._options.request_timeout,
             )

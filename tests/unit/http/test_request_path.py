@@ -214,6 +214,8 @@ async def watched(app, questions):
             # What a glance reads on the loop are single short rows; see `Catalog.glance`.
             function.can_block_in("http/routes_browse.py", {"metadata"})
             function.can_block_in("service/versions.py", {"at_once"})
+            # What is read of files there is few bytes of memory; see `ShortReads.read`.
+            function.can_block_in("service/short_reads.py", {"read"})
         return [
             (path, accept, (await answered(app, path, accept=accept, accept_encoding="zstd, blosc2"))[0])
             for path, accept in questions

@@ -4,7 +4,11 @@ from typing import Any
 
 from .parts import JSON, OBJECT, TEXT, content, fixed, operation
 
-_READY = fixed({"status": {"enum": ["ready", "read-only"]}, "reason": TEXT}, "reason")
+_READY = fixed({"status": {"enum": ["ready"]}})
+_NOT_READY = fixed({"status": {"enum": ["read-only", "not-ready"]}, "reason": TEXT})
+_METRICS = {200: {"description": "Prometheus' text format 0.0.4.", "content": {"text/plain": {}}}}
+_ALIVE = {200: {"description": "It runs.", "content": content(fixed({"status": {"enum": ["alive"]}}), JSON)}}
+_FOR_METRICS: dict[str, Any] = {"scopes": ("metrics",), "refusals": (400, 401)}
 _PAGE = {200: {"description": "A page for people.", "content": {"text/html": {}}}}
 
 PATHS: dict[str, dict[str, Any]] = {
@@ -16,13 +20,16 @@ PATHS: dict[str, dict[str, Any]] = {
     "/healthz": {
         "get": operation(
             "health",
-            "Say whether the service stores what it is sent",
+            "Say whether the catalogue answers and the storage can be written",
             {
-                200: {"description": "It does.", "content": content(_READY, JSON)},
-                503: {"description": "It only reads: restart it.", "content": content(_READY, JSON)},
+                200: {"description": "Both, as of the last second.", "content": content(_READY, JSON)},
+                503: {"description": "read-only: restart it.", "content": content(_NOT_READY, JSON)},
             },
         )
     },
+    "/healthz/live": {"get": operation("alive", "Say that the process runs", _ALIVE)},
+    "/metrics": {"get": operation("metrics", "Tell what this process counted", _METRICS, **_FOR_METRICS)},
+    "/api/v1/metrics": {"get": operation("api_metrics", "Tell what this process counted", _METRICS, **_FOR_METRICS)},
     "/openapi.json": {
         "get": operation(
             "openapi", "This document", {200: {"description": "OpenAPI 3.1.", "content": content(OBJECT, JSON)}}

@@ -21,6 +21,7 @@ from .sources import TableSource
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 8 << 20  # of Parquet's row groups and Arrow's batches; small ones cost readers
 _TEXT_ROWS, _TEXT_BYTES = 1 << 11, 512 << 10  # of what is text at once: the first of it is there soon
+_SHORT = 1e9  # from some digits more on, Arrow prints floats with an exponent
 _BLOCK = 128  # rows that are JSON at once, while no other thread goes on
 
 
@@ -99,7 +100,7 @@ def _lines(source: TableSource, header: bool) -> Iterator[bytes]:
 
 
 def _text_of(batch: pa.RecordBatch) -> bytes:
-    columns = [_as_text(column) for column in batch.columns]
+    columns = _texts_of(batch.columns)
     if len(columns) == 1:  # an empty line would be no row
         filled = pc.fill_null(columns[0], "")
         columns = [pc.if_else(pc.equal(filled, ""), '""', filled)]
@@ -121,6 +122,28 @@ def _characters(texts: pa.Array) -> bytes:
     return characters.slice(int(bounds[0]), int(bounds[-1] - bounds[0])).to_pybytes()
 
 
+def _texts_of(columns: list[pa.Array]) -> list[pa.Array]:
+    """Return columns as text; floats that are the same to the bit are printed once.
+
+    Keys that are read together have one timestamp each event, and its seventeen digits are most of the work.
+    """
+    printed: dict[Any, tuple[np.ndarray, pa.Array]] = {}
+    found = []
+    for column in columns:
+        if not pa.types.is_floating(column.type) or column.null_count or not len(column):
+            found.append(_as_text(column))
+            continue
+        bits = column.to_numpy().view(f"u{column.type.byte_width}")
+        alike = (column.type, bits[0], bits[-1])
+        known = printed.get(alike)
+        if known is not None and np.array_equal(bits, known[0]):
+            found.append(known[1])
+            continue
+        found.append(_as_text(column))
+        printed[alike] = bits, found[-1]
+    return found
+
+
 def _as_text(column: pa.Array) -> pa.Array:
     """Return a column as a text with commas has it, quoted where needed; floats always look like floats."""
     kind = column.type
@@ -130,8 +153,11 @@ def _as_text(column: pa.Array) -> pa.Array:
         return column.cast(pa.string())
     if pa.types.is_floating(kind):
         column = column.cast(pa.float32()) if pa.types.is_float16(kind) else column
+        whole = pc.equal(pc.trunc(column), column)
+        if _are_short_integers(column, whole):
+            return pc.binary_join_element_wise(column.cast(pa.int64()).cast(pa.string()), ".0", "")
         text = column.cast(pa.string())
-        if not pc.any(pc.equal(pc.trunc(column), column)).as_py():  # only these look like integers
+        if not pc.any(whole).as_py():  # only these look like integers
             return text
         return pc.if_else(pc.match_substring_regex(text, "[.en]"), text, pc.binary_join_element_wise(text, ".0", ""))
     if pa.types.is_timestamp(kind):
@@ -142,6 +168,14 @@ def _as_text(column: pa.Array) -> pa.Array:
     return pc.if_else(
         pc.match_substring_regex(column, '[",\r\n]'), pc.binary_join_element_wise('"', doubled, '"', ""), column
     )
+
+
+def _are_short_integers(column: pa.Array, whole: pa.Array) -> bool:
+    """Return whether all values can be printed as integers, which is faster: no nulls, none of many digits, no -0."""
+    if column.null_count or not pc.all(whole).as_py():
+        return False
+    values = column.to_numpy()
+    return bool((np.abs(values) < _SHORT).all()) and not np.signbit(values[values == 0]).any()
 
 
 def _cell(value: Any) -> str | None:

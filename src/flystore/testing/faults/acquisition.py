@@ -14,7 +14,7 @@ from .load import Document, Load
 from .process import KEY, QUICK_WRITER
 from .recording import RecordingTransport
 
-FLUSH_S = 60.0
+FLUSH_S = 100.0
 """Seconds in which everything must be stored once nothing is in the way."""
 
 

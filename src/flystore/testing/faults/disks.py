@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-STOP_S = 10.0
+STOP_S = 60.0
 """Seconds a process may take until all its threads stand still."""
 
 _MEMORY = Path("/dev/shm")
@@ -83,9 +83,9 @@ class LoopDisk:
     def _written(self) -> int:
         """Return how much was written to the device, in sectors."""
         for device in Path("/sys/block").glob("loop*"):
-            backing = device / "loop" / "backing_file"
-            if backing.exists() and backing.read_text().strip() == str(self._image):
-                return int((device / "stat").read_text().split()[6])
+            with suppress(OSError):  # no file behind it, or not any more
+                if (device / "loop" / "backing_file").read_text().strip() == str(self._image):
+                    return int((device / "stat").read_text().split()[6])
         raise NoDisk(f"there is no loop device of {self._image}")
 
 
@@ -133,11 +133,16 @@ def _mounted(image: Path, path: Path) -> Iterator[LoopDisk]:
 
 
 def _unmount(path: Path) -> None:
-    try:
-        _run("umount", str(path))
-    except NoDisk:
-        _run("umount", "--lazy", str(path))  # a process that is about to end still has a file open
-        raise
+    until = time.monotonic() + STOP_S
+    while True:
+        try:
+            _run("umount", str(path))
+            return
+        except NoDisk:  # somebody still looks: a process that is about to end, or one that goes through all disks
+            if time.monotonic() > until:
+                _run("umount", "--lazy", str(path))
+                raise
+            time.sleep(0.05)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -177,11 +182,12 @@ def standing_still(pid: int) -> Iterator[None]:
 
 def _all_stopped(pid: int) -> bool:
     """Return whether every thread of a process stands still."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        # The name in brackets may hold anything; the state follows the last bracket.
-        if (thread / "stat").read_text().rpartition(")")[2].split()[0] != "T":
-            return False
-    return True
+    try:
+        stats = [(thread / "stat").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):  # a thread that was about to end has ended
+        return False
+    # The name in brackets may hold anything; the state follows the last bracket.
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 # --- a small disk ----------------------------------------------------------------------------------------------

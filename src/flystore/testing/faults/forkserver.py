@@ -21,6 +21,9 @@ from ._messages import Inbox
 _PR_SET_PDEATHSIG = 1
 _ASK_BYTES = 1 << 16
 
+PATIENCE_S = 100.0
+"""Seconds until a process that says nothing, or does not end, is taken for one that hangs; less than a test may take."""
+
 
 class Child:
     """A process that was forked for a test.
@@ -40,7 +43,7 @@ class Child:
         self._inbox = inbox
         self._handle = os.pidfd_open(pid)
 
-    def message(self, timeout: float = 20.0) -> dict[str, Any]:
+    def message(self, timeout: float = PATIENCE_S) -> dict[str, Any]:
         """Return what the process says next.
 
         Raises
@@ -54,7 +57,7 @@ class Child:
             raise EOFError(f"process {self.pid} has ended; it last said:\n{self.log_tail()}")
         return found
 
-    def until(self, key: str, timeout: float = 20.0) -> dict[str, Any]:
+    def until(self, key: str, timeout: float = PATIENCE_S) -> dict[str, Any]:
         """Return the next message that has `key`, passing over others."""
         while True:
             found = self.message(timeout)
@@ -75,7 +78,7 @@ class Child:
         self.signal(signal.SIGKILL)
         return self.wait()
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = PATIENCE_S) -> int:
         """Return its status once it has ended.
 
         Raises

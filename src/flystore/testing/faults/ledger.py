@@ -7,7 +7,8 @@ is for a ledger that has to outlive this machine.
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -101,6 +102,16 @@ class Ledger:
             self._read += len(whole)
             for line in whole.splitlines():
                 self._apply(json.loads(line))
+
+    def reload_until(self, condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+        """Read on until `condition` holds, or is not going to within `seconds`; return whether it does."""
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+            self.reload()
+        return True
 
     def _note(self, entry: list[str | int]) -> None:
         line = json.dumps(entry).encode() + b"\n"

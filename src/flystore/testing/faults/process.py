@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from . import points
-from .forkserver import Child, ForkServer
+from .forkserver import PATIENCE_S, Child, ForkServer
 from .roles import BROKEN_VARIABLE
 
 KEY = "fault-key"
 """The API key of every `FaultyService`."""
-
-START_S = 20.0
-"""Seconds a process may take until it is ready."""
 
 _READY = re.compile(r"flystore is ready at http://127\.0\.0\.1:([0-9]+)")
 
@@ -122,7 +119,7 @@ class FaultyService:
 
     def wait_ready(self) -> None:
         while True:
-            message = self._running().message(START_S)
+            message = self._running().message()
             ready = _READY.search(str(message.get("text", "")))
             if ready is not None:
                 self.port = int(ready[1])
@@ -133,7 +130,7 @@ class FaultyService:
         self._running().kill()
         self._child = None
 
-    def stop(self, timeout: float = 20.0) -> int:
+    def stop(self, timeout: float = PATIENCE_S) -> int:
         """Ask it to end, as an operator would; return its status."""
         child = self._running()
         child.signal(signal.SIGTERM)
@@ -141,7 +138,7 @@ class FaultyService:
         self._child = None
         return status
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = PATIENCE_S) -> int:
         """Wait until it ends by itself; return its status."""
         status = self._running().wait(timeout)
         self._child = None

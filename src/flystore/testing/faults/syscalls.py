@@ -21,7 +21,7 @@ from .process import FaultyService
 WRITING = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "ftruncate")
 """Calls that change what is on disk. (The ledger uses another one.)"""
 
-ATTACH_S = 10.0
+ATTACH_S = 60.0
 _CALL = re.compile(r"^(?:[0-9]+ +)?([a-z0-9_]+)\(", re.MULTILINE)
 
 
@@ -37,7 +37,7 @@ def is_available() -> bool:
 def traced(
     child: Child | FaultyService, output: Path, inject: str | None = None, *, also: Sequence[str] = ()
 ) -> Iterator[None]:
-    """Trace the writing calls of a process, and let it go on if it has stopped itself.
+    """Trace the writing calls of a process; a `Child` is one that stops itself (SIGSTOP), and is let go on.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ def traced(
     inject : str, optional
         As strace takes it: ``"fsync:error=EIO:when=3"``.
     """
+    if isinstance(child, Child):
+        _wait_stopped(child.pid)  # or it would be told to go on before it has stopped, and never again
     calls = ",".join((*WRITING, *also))
     command = ["strace", "-f", "-y", "-qq", "-o", str(output), "-p", str(child.pid), "-e", f"trace={calls}"]
     if inject is not None:
@@ -57,7 +59,15 @@ def traced(
         yield
     finally:
         tracer.terminate()
-        tracer.wait(10)
+        tracer.wait(ATTACH_S)
+
+
+def _wait_stopped(pid: int) -> None:
+    until = time.monotonic() + ATTACH_S
+    while "State:\tT" not in Path(f"/proc/{pid}/status").read_text():
+        if time.monotonic() > until:
+            raise RuntimeError(f"process {pid} does not stop itself")
+        time.sleep(0.001)
 
 
 def _wait_attached(pid: int, tracer: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,84 @@
+"""Short parts of arrays, read on the event loop: handing one over to a thread and back takes longer than reading it.
+
+It is the same reading as in `flystore.service.arrays`, with the same looks at the files, within bounds: the catalogue
+is as it was when the array was looked up, the file was opened before and lies on a disk of this machine, its chunk index
+is known, the bytes are in memory, few, and not packed by a slow codec. What is not certain, and whatever goes wrong, is
+`NotAtOnce`: then the part is read in a thread, which says what is wrong.
+"""
+
+from flystore.catalog import NotAtOnce
+from flystore.model.errors import FlystoreError
+from flystore.readers import SHORT_BYTES, NearReader
+from flystore.storage import NearFile, NearNames, OpenedFile, Roots, WouldWait, reserved_at_once
+
+from .changed import WatchedRoots
+from .parts import Index, as_bytes, planned_part
+from .probing import Prober
+from .sighted import Sights
+
+_WORKING = 3  # a chunk as stored, between two filters, and decoded
+
+
+class ShortReads:
+    """Reads at once what can be.
+
+    Parameters
+    ----------
+    near : NearNames
+        Names of files that were opened before; whoever reads in threads adds to it.
+    """
+
+    def __init__(self, sights: Sights, prober: Prober, roots: Roots, near: NearNames, response_bytes: int) -> None:
+        self._sights = sights
+        self._prober = prober
+        self._roots = roots
+        self._near = near
+        self._response_bytes = response_bytes
+
+    def read(
+        self,
+        path: tuple[str, ...],
+        wanted: tuple[Index, ...] = (),
+        *,
+        block: tuple[int, ...] | None = None,
+        expected_shape: tuple[int, ...] | None = None,
+    ) -> memoryview:
+        """Return what `Arrays.read` or `Arrays.read_block` would.
+
+        Raises
+        ------
+        NotAtOnce
+            If it is not certain that this is quick; ask `Arrays.body` in a thread.
+        """
+        sight = self._sights.known(path)
+        if sight is None:
+            raise NotAtOnce("it is not known as it is now")
+        entry = sight.entry
+        if entry.node is None or entry.node.external is None:
+            raise NotAtOnce("its files were registered")
+        if self._prober.is_stale(entry.node, sight.source, entry.observation, sight):
+            raise NotAtOnce("its files are to be looked at first")
+        try:
+            planned = planned_part(entry, sight.structure, wanted, block, expected_shape)
+            if not 0 < planned.nbytes <= min(SHORT_BYTES, self._response_bytes):
+                raise NotAtOnce("it is long, or nothing")
+            roots = _NearRoots(self._roots, self._near)
+            with reserved_at_once(2 * planned.nbytes, _WORKING * SHORT_BYTES, "this part"):
+                with NearReader(sight.files.files, roots) as reader:
+                    found = sight.files.read(planned.picked, sight.structure, reader, roots, SHORT_BYTES)
+                return as_bytes(found)
+        except (WouldWait, FlystoreError) as error:
+            raise NotAtOnce(str(error)) from error
+
+
+class _NearRoots(WatchedRoots):
+    """Opens what was opened before, under the same name and on this machine, and reads what is in memory."""
+
+    def __init__(self, roots: Roots, near: NearNames) -> None:
+        super().__init__(roots)
+        self._near = near
+
+    def _open_path(self, path: str, uri: str) -> OpenedFile:
+        if uri not in self._near:
+            raise WouldWait("it was not opened before")
+        return NearFile.of(super()._open_path(path, uri))

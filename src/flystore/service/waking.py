@@ -1,0 +1,333 @@
+"""Waking those who wait for something new: one object a process, whoever commits.
+
+A follower asks for its `mark`, reads, and waits for a mark beyond that one: what is committed while it reads ends the
+wait at once, so no news is lost, and a wake-up that tells nothing new costs one more look. A follower that waits is
+an object of a few hundred bytes with neither thread nor timer of its own, and a commit looks only at those who follow
+what it touched.
+
+Commits of this process announce themselves through the catalogue. Those of others are `heard`: by a look at the last
+position every so often, while anybody follows, and sooner from whoever else knows, such as a listener of the database.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from flystore.catalog import Catalog, Committed
+from flystore.model.errors import FlystoreError
+
+log = logging.getLogger("flystore.service")
+
+EVERYTHING = ""
+"""The topic of those who follow all that happens."""
+
+LOOK_SECONDS = 0.5
+"""How long a commit of another process may go unnoticed, if nothing else tells of it."""
+
+SOON_SECONDS = 0.02
+"""How long after another process was found to commit just now."""
+
+_BUSY_SECONDS = 10.0
+_MOST_TOUCHED = 1_000
+
+
+def topic_of_path(path: Iterable[str]) -> str:
+    """Return the topic of those who follow a node and all below it; of the root: `EVERYTHING`."""
+    text = "/".join(path)
+    return f"path:{text}" if text else EVERYTHING
+
+
+def topic_of_run(uid: str) -> str:
+    """Return the topic of those who follow a run's documents."""
+    return f"run:{uid}"
+
+
+_Sleeper = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+"""Who waits on which event loop."""
+
+
+class Follower:
+    """Waits for commits that touch its topic; made by `Waking.follower`, for use in one thread or task at a time."""
+
+    __slots__ = ("_ended", "_event", "_loop", "_mark", "_waiter", "_waking", "topic")
+
+    def __init__(self, waking: "Waking", topic: str) -> None:
+        self.topic = topic
+        self._waking = waking
+        self._mark = 0
+        self._ended = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._event: threading.Event | None = None
+
+    @property
+    def mark(self) -> int:
+        """Grows with each commit that touches the topic; to be asked for before reading."""
+        return self._mark
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will be told any more, because the service ends."""
+        return self._ended
+
+    async def wait(self, mark: int, seconds: float | None = None) -> bool:
+        """Wait until something is committed that touches the topic, on an event loop.
+
+        Parameters
+        ----------
+        mark
+            As it was before what is known was read.
+        seconds
+            None: however long it takes.
+
+        Returns
+        -------
+        bool
+            False if the time is over; True if something is new, or the service ends.
+        """
+        loop = asyncio.get_running_loop()
+        with self._waking.lock:
+            if self._mark != mark or self._ended:
+                return True
+            waiter = self._waiter = loop.create_future()
+            self._loop = loop
+        handle = None if seconds is None else loop.call_later(max(seconds, 0.0), _end_wait, waiter)
+        try:
+            await waiter
+        finally:
+            if handle is not None:
+                handle.cancel()
+            self._waiter = None
+        with self._waking.lock:
+            return self._mark != mark or self._ended
+
+    def wait_here(self, mark: int, seconds: float | None = None) -> bool:
+        """Wait as `wait` does, in a thread."""
+        with self._waking.lock:
+            if self._mark != mark or self._ended:
+                return True
+            event = self._event = threading.Event()
+        event.wait(seconds)
+        with self._waking.lock:
+            self._event = None
+            return self._mark != mark or self._ended
+
+    def stop(self) -> None:
+        """End the wait, now and from now on; from any thread."""
+        with self._waking.lock:
+            sleeper = self._end()
+        _wake([sleeper])
+
+    def close(self) -> None:
+        """Follow no more. Closing twice is harmless."""
+        self._waking._leave(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _tell(self) -> _Sleeper | None:
+        """Note news, under the lock; return whom to wake on a loop."""
+        self._mark += 1
+        return self._rouse()
+
+    def _end(self) -> _Sleeper | None:
+        self._ended = True
+        return self._rouse()
+
+    def _rouse(self) -> _Sleeper | None:
+        if self._event is not None:
+            self._event.set()
+        if self._waiter is None or self._loop is None:
+            return None
+        waiter, self._waiter = self._waiter, None
+        return self._loop, waiter
+
+
+def _end_wait(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Waking:
+    """Tells followers of commits.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Watched from now on.
+    look_seconds : float
+        How often to look for commits of other processes while anybody follows.
+
+    Attributes
+    ----------
+    lock : threading.Lock
+        Held for moments only; for followers.
+    """
+
+    def __init__(self, catalog: Catalog, *, look_seconds: float = LOOK_SECONDS) -> None:
+        self.lock = threading.Lock()
+        self._catalog = catalog
+        self._look_seconds = look_seconds
+        self._topics: dict[str, set[Follower]] = {}
+        self._known: int | None = None
+        self._ahead: dict[int, int] = {}
+        self._busy_until = 0.0
+        self._looker: threading.Thread | None = None
+        self._bell = threading.Event()
+        self._ended = False
+        self._unwatch = catalog.watch(self.announce)
+
+    def __len__(self) -> int:
+        """How many follow."""
+        with self.lock:
+            return sum(map(len, self._topics.values()))
+
+    def follower(self, topic: str = EVERYTHING) -> Follower:
+        """Return a follower of `topic`, to be closed; it is told of all that is committed from now on."""
+        made = Follower(self, topic)
+        with self.lock:
+            if self._ended:
+                made._end()
+                return made
+            self._topics.setdefault(topic, set()).add(made)
+            self._look_while_needed()
+        return made
+
+    def announce(self, committed: Committed) -> None:
+        """Tell followers of a commit that all can read by now, from any thread."""
+        with self.lock:
+            self._note(committed.first, committed.last)
+            sleepers = self._tell(committed)
+        _wake(sleepers)
+
+    def heard(self) -> None:
+        """Look for commits of other processes, and tell followers of them; from any thread but that of a loop.
+
+        For whoever knows sooner than a look every so often would: a listener of the database, or a watched file.
+
+        Raises
+        ------
+        Unavailable
+            If the catalogue cannot be read now; what was committed is found by the next look.
+        """
+        with self.lock:
+            known = self._known
+        with self._catalog.read() as snapshot:
+            last = snapshot.last_position()
+            if last == known:
+                return
+            # At the first look nobody knows what was told of, so all look again.
+            touched = None if known is None or last < known else snapshot.touched_since(known, _MOST_TOUCHED)
+        with self.lock:
+            if known is None or last < known:
+                self._known = last
+            else:
+                self._busy_until = time.monotonic() + _BUSY_SECONDS
+                self._note(0, last)
+            sleepers = self._tell(touched)
+        _wake(sleepers)
+
+    def end(self) -> None:
+        """Wake all followers for the last time: the service ends."""
+        with self.lock:
+            self._ended = True
+            sleepers = [follower._end() for group in self._topics.values() for follower in group]
+            self._topics.clear()
+            looker, self._looker = self._looker, None
+            self._bell.set()
+        _wake(sleepers)
+        self._unwatch()
+        if looker is not None:
+            looker.join()
+
+    def _leave(self, follower: Follower) -> None:
+        with self.lock:
+            group = self._topics.get(follower.topic)
+            if group is None:
+                return
+            group.discard(follower)
+            if not group:
+                del self._topics[follower.topic]
+
+    def _note(self, first: int, last: int) -> None:
+        """Note that positions up to `last` were told of, from `first` on; under the lock."""
+        if self._known is None or last <= self._known:
+            return
+        if first > self._known + 1:
+            self._ahead[first] = last
+            return
+        self._known = last
+        # Announced by threads that were quicker than the one before them, or beside commits of another process.
+        for begin in sorted(self._ahead):
+            if begin > self._known + 1:
+                break
+            self._known = max(self._known, self._ahead.pop(begin))
+
+    def _tell(self, committed: Committed | None) -> list[_Sleeper | None]:
+        """Note news for those who follow what was touched, None: for all; return whom to wake."""
+        if committed is None:
+            groups = list(self._topics.values())
+        else:
+            groups = [group for topic in _topics_of(committed) if (group := self._topics.get(topic)) is not None]
+        return [follower._tell() for group in groups for follower in group]
+
+    # --- commits of other processes -------------------------------------------------------------
+
+    def _look_while_needed(self) -> None:
+        if self._looker is None:
+            self._looker = threading.Thread(target=self._look, name="flystore-waking", daemon=True)
+            self._looker.start()
+
+    def _look(self) -> None:
+        """Look again and again, as long as anybody follows."""
+        while True:
+            with self.lock:
+                if self._ended or not self._topics:
+                    self._known = None
+                    self._ahead.clear()
+                    if self._looker is threading.current_thread():
+                        self._looker = None
+                    return
+            try:
+                self.heard()
+            except FlystoreError as error:
+                log.warning("commits of other processes are not seen now: %s", error)
+            busy = time.monotonic() < self._busy_until
+            self._bell.wait(min(SOON_SECONDS, self._look_seconds) if busy else self._look_seconds)
+
+
+def _topics_of(committed: Committed) -> set[str]:
+    topics = {EVERYTHING, *map(topic_of_run, committed.run_uids)}
+    for path in committed.paths:
+        at = len(path)
+        while at > 0:
+            topics.add(f"path:{path[:at]}")
+            at = path.rfind("/", 0, at)
+    return topics
+
+
+def _wake(sleepers: Iterable[_Sleeper | None]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for sleeper in sleepers:
+        if sleeper is not None:
+            loops.setdefault(sleeper[0], []).append(sleeper[1])
+    for loop, waiters in loops.items():
+        try:
+            # Once a loop, however many wait on it.
+            loop.call_soon_threadsafe(_end_waits, waiters)
+        except RuntimeError:  # the loop has ended, and whoever waited on it
+            log.debug("an event loop ended with %d followers", len(waiters))
+
+
+def _end_waits(waiters: "list[asyncio.Future[None]]") -> None:
+    for waiter in waiters:
+        _end_wait(waiter)
