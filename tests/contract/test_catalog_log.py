@@ -248,13 +248,13 @@ def test_a_commit_that_has_its_position_holds_back_those_after_it(fresh_postgres
         first.finish()
         thread = threading.Thread(target=other)
         thread.start()
-        waiting.wait(30)
+        waiting.wait(100)
         wait_until_blocked(catalog)
 
         assert not done.is_set()
         assert follower.poll() == []
         writer.__exit__(None, None, None)
-        thread.join(30)
+        thread.join(100)
         assert follower.poll() == ["first", "second"]
         assert [change.position for change in follower.seen] == [1, 2]
 

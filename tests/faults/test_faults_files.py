@@ -89,7 +89,7 @@ class Beamline:
         write(file, values, chunked=chunked)
         os.utime(file, (self.now, self.now))
         self.service.ingest.batch(uid, 0, 1, frames_of(list(documents(uid, file))))
-        self.service._prober.wait_idle(10)
+        self.service._prober.wait_idle(100)
         return (uid, "primary", "image"), file, values
 
     def settle(self, path):

@@ -123,6 +123,9 @@ def cut_once(fork_server, disk, place: Path, service, acquisition, rng: random.R
     array = threading.Thread(target=store_array, args=(service.url, acquisition.ledger, acquisition.load, number))
     array.start()
     time.sleep(rng.uniform(0.002, 0.08))
+    if rng.random() < 0.7:
+        known = acquisition.ledger.runs[acquisition.load.uid(number)]
+        acquisition.ledger.reload_until(lambda: known.acknowledged > 0)
     book = place / f"ledger-{report.cycles}"
     try:
         with ExitStack() as held:
@@ -207,7 +210,10 @@ def cut_power_of_journal(
                 with ExitStack() as held:
                     try:
                         child.until("event")
-                        time.sleep(rng.uniform(0, 0.05))
+                        with Ledger(place / "ledger") as ledger:
+                            wanted = rng.randint(0, 2 * EVENTS)
+                            ledger.reload_until(lambda ledger=ledger, wanted=wanted: durable(ledger) >= wanted)
+                        time.sleep(rng.uniform(0, 0.02))
                         with standing_still(child.pid):
                             left = held.enter_context(disk.after_power_cut(place))
                             child.kill()
@@ -220,6 +226,10 @@ def cut_power_of_journal(
                 findings.require_none()
                 shutil.rmtree(place)
                 shutil.rmtree(disk.path / place.name)
+
+
+def durable(ledger: Ledger) -> int:
+    return sum(known.acknowledged for known in ledger.runs.values())
 
 
 def check_journal(home: Path, ledger: Ledger, load: Load) -> Findings:

@@ -14,6 +14,7 @@ import pytest
 from flystore.model.errors import FlystoreError, NotFound
 from flystore.model.frames import FrameDecoder, split_frames
 from flystore.testing.faults import KEY, Acquisition, FaultFound, FaultReport, FaultyService, Findings
+from flystore.testing.faults.broken import SHOWN_TO
 from flystore.wire import HttpTransport, api_path
 
 EVENTS = 60
@@ -112,4 +113,4 @@ def test_who_reads_during_ingest_sees_whole_states_and_no_errors(fork_server, tm
 def test_a_service_that_commits_rows_before_their_documents_is_found(fork_server, tmp_path, seed):
     report = FaultReport("control", seed)
     with pytest.raises((FaultFound, AssertionError)):
-        read_while_written(fork_server, tmp_path, report, 8, 60, variants=("commit-twice",))
+        read_while_written(fork_server, tmp_path, report, SHOWN_TO, 10, variants=("commit-twice-and-show",))

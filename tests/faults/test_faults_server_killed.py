@@ -52,6 +52,17 @@ def stop(service: FaultyService) -> None:
     assert service.stop() == 0, "the service did not end as it should"
 
 
+def wait_for_some_moment(rng: random.Random, acquisition: Acquisition, uids: list[str]) -> None:
+    """Wait until some moment: of the clock, which may come before the first batch, or of what is acknowledged."""
+    if rng.random() < 0.4:
+        time.sleep(rng.uniform(0.002, 0.12))
+        return
+    ledger, wanted = acquisition.ledger, rng.randint(1, 10)
+    ledger.reload_until(
+        lambda: bool(acquisition.writer.status().parked) or sum(ledger.runs[uid].acknowledged for uid in uids) >= wanted
+    )
+
+
 def interrupt_while_writing(
     service: FaultyService, acquisition: Acquisition, report: FaultReport, cycles: int, interrupt=kill, dwell=None
 ) -> None:
@@ -63,11 +74,11 @@ def interrupt_while_writing(
     ledger, load = acquisition.ledger, acquisition.load
     for cycle in range(cycles):
         uids = acquisition.begin(2, rng.randint(10, EVENTS))
-        time.sleep(rng.uniform(0.002, 0.12))
+        wait_for_some_moment(rng, acquisition, uids)
         interrupt(service)
         report.count(check_disk(service.directory, ledger, load, uids))
         place = dwell or (rng.choice(SLOW_PLACES) if rng.random() < 0.5 else None)
-        service.failpoints = {} if place is None else {place: "delay:0.005"}
+        service.failpoints = {} if place is None else {place: "delay:0.05" if dwell else "delay:0.005"}
         began = time.monotonic()
         service.start()
         report.recovery.append(time.monotonic() - began)

@@ -35,7 +35,7 @@ from flystore.testing.faults.storing import frames_of
 from flystore.wire import HttpTransport, api_path
 
 PLACES = [name for name in names_in_source() if name.partition(".")[0] in ("journal", "writer", "disk")]
-FLUSH_S = 30.0
+FLUSH_S = 100.0
 SEGMENT_BYTES = 6000
 PAUSE_S = 0.0005
 
@@ -52,6 +52,7 @@ class Host:
     rng: random.Random
     broken: tuple[str, ...]
     runs: int = 0
+    batch_bytes: int = 1 << 20
 
     def begin(self, failpoints: dict[str, str]):
         """Start an acquisition of two runs; return the process and their uids."""
@@ -67,13 +68,24 @@ class Host:
             failpoints=failpoints,
             broken=self.broken,
             segment_bytes=SEGMENT_BYTES,
+            max_batch_bytes=self.batch_bytes,
         )
         return child, [self.load.uid(number) for number, _ in numbers]
+
+    def let_write(self, child, uids: list[str]) -> None:
+        """Wait until some moment: of the clock, which may come before the first document, or of what is journaled."""
+        if self.rng.random() < 0.3:
+            time.sleep(self.rng.uniform(0.01, 0.15))
+            return
+        wanted = self.rng.randint(1, sum(self.ledger.runs[uid].events for uid in uids))
+        self.ledger.reload_until(
+            lambda: not child.alive or sum(self.ledger.runs[uid].journaled for uid in uids) >= wanted
+        )
 
     def adopt(self, failpoints: dict[str, str]) -> bool:
         """Start a process that sends what is left; return whether it came to its end."""
         child = self.writer.start(self.service.url, [], flush=FLUSH_S, failpoints=failpoints, broken=self.broken)
-        status = child.wait(FLUSH_S + 10)
+        status = child.wait(FLUSH_S + 15)
         assert status in (0, -signal.SIGKILL), child.log_tail()
         return status == 0
 
@@ -96,7 +108,7 @@ def kill_writer(at: Host, report: FaultReport, *, place: str | None = None, both
     """Kill the acquisition at a place or at a random moment, have another process take over, and compare."""
     failpoints = {} if place is None else {place: f"die@{at.rng.randint(1, 40)}"}
     child, uids = at.begin(failpoints)
-    time.sleep(at.rng.uniform(0.01, 0.15))
+    at.let_write(child, uids)
     if both and at.rng.random() < 0.5:
         at.service.kill()
         time.sleep(at.rng.uniform(0, 0.02))
@@ -186,10 +198,14 @@ def test_writer_and_service_killed_together_lose_nothing(fork_server, tmp_path, 
 def test_a_broken_writer_is_found(fork_server, tmp_path, seed, broken, both):
     report = FaultReport("control", seed)
 
+    # A writer that dies when a batch of a few documents was stored leaves more for the one that takes over.
+    place = "writer.after_send" if broken == "epoch-kept" else None
+
     def kill_often() -> None:
         with host(fork_server, tmp_path, seed, broken=(broken,)) as at:
+            at.batch_bytes = 1500 if place else at.batch_bytes
             for _ in range(40):
-                kill_writer(at, report, both=both)
+                kill_writer(at, report, place=place, both=both)
 
     # A process that is taken for dead and is not refused is found by its not being refused.
     with pytest.raises(pytest.fail.Exception if broken == "epoch-kept" else FaultFound):

@@ -64,7 +64,7 @@ def nothing_is_left(directory):
 
 def test_the_demo_shows_what_came_out_and_ends(demo, tmp_path):
     process = demo()
-    shown, errors = process.communicate(timeout=60)
+    shown, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     assert "scan 1: 10/10 points" in shown
     assert "scan 2: 29/29 points" in shown
@@ -86,9 +86,9 @@ def test_a_kept_demo_can_be_gone_on_with_until_it_is_interrupted(demo, tmp_path)
         shown += line
     url, key = re.search(r'from_uri\("(http://[^"]+)", "(\w+)"\)', shown).groups()
     request = urllib.request.Request(f"{url}/api/v1/search/", headers={"Authorization": f"Apikey {key}"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=100) as answer:
         assert answer.status == 200
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, "")
     assert nothing_is_left(tmp_path)

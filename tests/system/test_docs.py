@@ -24,7 +24,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, server, data, tmp_pa
     with run_engine() as engine, RunWriter(server.url, api_key=server.key, journal=tmp_path / "journal") as writer:
         engine.subscribe(writer)
         engine(flyscan(Panda(data), [Camera(data)], 4, burst=1))
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
     names = {}
     for block in BLOCK.findall(page.read_text()):
         code = block.replace("http://localhost:8000", server.url)

@@ -34,12 +34,12 @@ def half(server, recorded, tmp_path):
     with RunWriter(server.url, api_key=server.key, journal=tmp_path / "journal") as writer:
         for name, doc in documents[:4]:
             writer(name, doc)
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
 
         def rest():
             for name, doc in documents[4:]:
                 writer(name, doc)
-            writer.flush(timeout=60)
+            writer.flush(timeout=100)
 
         yield documents, rest
 

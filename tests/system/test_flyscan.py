@@ -61,7 +61,7 @@ def fly(request, tmp_path, data):
         with run_engine() as engine, RunWriter(where, api_key=key, journal=tmp_path / "journal") as writer:
             engine.subscribe(lossy(writer, camera.name, lost))
             resume_until_done(engine, flyscan(panda, [camera], EVENTS, burst=1, pause_after=pause_after))
-            writer.flush(timeout=60)
+            writer.flush(timeout=100)
         run = client[-1]
         return Flight(panda, camera, run["primary"], run)
 
@@ -163,7 +163,7 @@ def test_the_stock_client_neither_raises_nor_misaligns_on_a_gap(server, data, tm
     with run_engine() as engine, RunWriter(server.url, api_key=server.key, journal=tmp_path / "j") as writer:
         engine.subscribe(lossy(writer, camera.name, {4, 5}))
         engine(flyscan(panda, [camera], EVENTS, burst=1))
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
     with server.tiled() as client:
         dataset = client[-1]["primary"].read()
     assert dataset["camera"].dims[0] == "camera_event"

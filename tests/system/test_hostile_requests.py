@@ -85,4 +85,4 @@ def test_after_all_requests_no_memory_is_reserved(server, send):
     assert kind_of(send("POST", "/metadata/", b"{")) == "invalid-request"
     budget = server.service.budget
     with budget._changed:  # an answer is there a moment before its request has ended
-        assert budget._changed.wait_for(lambda: budget.held_bytes == 0, timeout=10)
+        assert budget._changed.wait_for(lambda: budget.held_bytes == 0, timeout=100)

@@ -33,7 +33,7 @@ def write(server, tmp_path, documents):
     with RunWriter(server.url, api_key=server.key, journal=tmp_path / "journal") as writer:
         for name, doc in documents:
             writer(name, doc)
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
 
 
 def test_a_run_without_a_stop_is_listed_readable_and_running(server, client, tmp_path, documents):
@@ -54,7 +54,7 @@ def test_silence_marks_it_interrupted(tmp_path, data, documents):
         with RunWriter(url, api_key="secret", journal=tmp_path / "journal") as writer:
             for name, doc in documents[:-2]:
                 writer(name, doc)
-            writer.flush(timeout=60)
+            writer.flush(timeout=100)
         verdict = client[-1].verdict
         assert verdict.state == "interrupted"
         assert "no document for" in verdict.line

@@ -38,7 +38,7 @@ def flystore(tmp_path):
             [sys.executable, "-m", "flystore.cli", "journal", *arguments, "--journal", str(tmp_path / "journal")],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
             env=environment,
         )
@@ -51,7 +51,7 @@ def test_a_run_that_was_refused_for_its_key_is_sent_with_a_good_one(server, tmp_
         [sys.executable, "-c", WRITE, server.url, str(tmp_path / "journal")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert died.returncode == -9, died.stderr

@@ -92,7 +92,7 @@ def fly(tmp_path):
             with RunWriter(store, journal=tmp_path / "journal") as writer:
                 for kind, doc in run.documents:
                     writer(kind, doc)
-                writer.flush(timeout=60)
+                writer.flush(timeout=100)
             return Flown(store["flown"], attributes, columns, frames)
 
         yield go

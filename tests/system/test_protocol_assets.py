@@ -177,7 +177,7 @@ def test_the_files_of_a_run_made_from_documents_are_exported(server, recorded):
     with RunWriter(server.url, api_key=server.key, journal=server.directory.parent / "journal") as writer:
         for name, doc in documents:
             writer(name, doc)
-        writer.flush(timeout=30)
+        writer.flush(timeout=100)
     with server.tiled() as client:
         node = client[documents[0][1]["uid"]]["primary"]["img"]
         found = {}
@@ -322,7 +322,7 @@ def test_nothing_stays_open_when_a_client_goes_away(server, home):
         answer.close()
         pool.clear()
     ended = threading.Event()
-    for _ in range(200):
+    for _ in range(2000):
         if not any(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir()):
             break
         ended.wait(0.05)

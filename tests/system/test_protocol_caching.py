@@ -95,7 +95,7 @@ def fly(server, tmp_path):
         with run_engine() as engine, RunWriter(server.url, api_key=server.key, journal=tmp_path / "journal") as writer:
             engine.subscribe(lambda name, doc: writer(name, doc) if stop or name != "stop" else None)
             engine(flyscan(panda, [camera], 4))
-            writer.flush(timeout=60)
+            writer.flush(timeout=100)
 
     return flown
 

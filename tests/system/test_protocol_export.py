@@ -526,9 +526,9 @@ def test_who_leaves_in_the_middle_leaves_nothing_open(ours):
     headers = {"Authorization": f"Apikey {KEY}"}
     with httpx.stream("GET", url, params={"format": "json"}, headers=headers) as answer:
         next(answer.iter_raw(1 << 16))
-        assert len(open_files()) > len(before)
-    deadline = time.monotonic() + 20
-    while open_files() != before and time.monotonic() < deadline:
+        assert not set(open_files()) <= set(before)
+    deadline = time.monotonic() + 100
+    while not set(open_files()) <= set(before) and time.monotonic() < deadline:
         assert ours.get("").status_code == 200
-    assert open_files() == before
+    assert set(open_files()) <= set(before)
     assert ours.get("table/full/left-in-the-middle", format="csv").text.count("\n") == 400_001

@@ -215,7 +215,7 @@ def fly(server, tmp_path, defects=None):
     with run_engine() as engine, RunWriter(server.url, api_key=server.key, journal=tmp_path / "journal") as writer:
         engine.subscribe(writer)
         engine(flyscan(Panda(server.data), [camera], 6, burst=1))
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
     (row,) = ask(server, "GET", "api/v1/search/").json()["data"]
     return row["id"]
 

@@ -250,7 +250,7 @@ def write_run(server, tmp_path, rows=6):
     with RunWriter(server.url, api_key=server.key, journal=tmp_path / "journal") as writer:
         for name, doc in documents:
             writer(name, doc)
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
 
 
 @FORMATS
@@ -294,7 +294,7 @@ def test_a_reader_that_opened_a_stream_while_it_grew_gets_the_rows_it_knows(serv
         for number in range(1, 4):
             event = {"uid": f"e{number}", "descriptor": "d", "seq_num": number, "time": 1.0, "data": {"x": number}}
             writer("event", {**event, "timestamps": {"x": 1.0}})
-            writer.wait("run-1", number, until="readable", timeout=30)
+            writer.wait("run-1", number, until="readable", timeout=100)
             opened.append(zarr.open_array(store(version, "run-1", "primary", "x"), mode="r", zarr_format=version))
         assert [array[...].tolist() for array in opened] == [[1], [1, 2], [1, 2, 3]]
 
@@ -320,7 +320,7 @@ def fly(server, *cameras, events=4):
         engine.subscribe(lambda name, doc: uids.append(doc["uid"]), "start")
         engine.subscribe(writer)
         engine(flyscan(Panda(server.data), list(cameras), events, burst=1))
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
     return uids[0]
 
 
@@ -381,7 +381,7 @@ def external_run(server, tmp_path, values, ranges, *, item, chunk_shape, paramet
             datum["indices"] = {"start": index, "stop": index + count}
             writer("stream_datum", {**datum, "seq_nums": {"start": seq, "stop": seq + count}})
         writer("stop", {"uid": "s", "time": 2.0, "exit_status": "success"} | run)
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
 
 
 @pytest.mark.parametrize("deep", [1, 2])

@@ -46,7 +46,7 @@ def rows(server):
 def test_a_row_that_was_waited_for_is_what_a_reader_gets(writer, server, until):
     for number in range(1, 11):
         writer("event", event(number))
-        writer.wait("run-1", number, until=until, timeout=30)
+        writer.wait("run-1", number, until=until, timeout=100)
         assert rows(server) == [0.5 * n for n in range(1, number + 1)]
 
 
@@ -55,7 +55,7 @@ def test_a_row_that_was_waited_for_elsewhere_is_what_a_reader_gets(writer, serve
 
     def wait(number):
         try:
-            writer.wait("run-1", number, until="readable", timeout=30)
+            writer.wait("run-1", number, until="readable", timeout=100)
             seen[number] = len(rows(server))
         except BaseException as error:
             failed.append(error)
@@ -74,7 +74,7 @@ def test_a_row_that_was_waited_for_elsewhere_is_what_a_reader_gets(writer, serve
 
 def test_a_durable_row_is_there_after_a_restart(writer, server, tmp_path):
     writer("event", event(1))
-    writer.wait("run-1", 1, until="durable", timeout=30)
+    writer.wait("run-1", 1, until="durable", timeout=100)
     server.service.close()
     with Service.open(server.directory) as service, serving(build_app(service, Access.of(server.key))) as url:
         assert rows(server._replace(url=url)) == [0.5]

@@ -24,7 +24,7 @@ def filled(server, data, tmp_path):
         for case in recorded_cases(STREAMS):
             for name, doc in put_in_place(STREAMS, case, data).documents:
                 writer(name, doc)
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
     with server.tiled() as client:
         for case in ("flyscan_panda", "monitor_baseline", "reconfigure"):
             home = data / "again"
@@ -96,7 +96,7 @@ def test_values_read_the_same_after_a_rebuild(tmp_path, data):
         with RunWriter(store, journal=tmp_path / "journal") as writer:
             for name, doc in case.documents:
                 writer(name, doc)
-            writer.flush(timeout=60)
+            writer.flush(timeout=100)
         before = {name: store[-1][name].read() for name in store[-1]}
     with Service.open(tmp_path / "store", read=[data]) as service:
         service.rebuild()

@@ -301,7 +301,7 @@ def test_frames_announced_without_end_are_read_one_by_one(server, send):
     at_rest = send("GET", "/array/full/r/primary/x?slice=5")
     assert at_rest.data == np.arange(20, 24, dtype="<u2").tobytes()
     (server.data / "a.h5").unlink()
-    server.service.arrays._prober.wait_idle(5)
+    server.service.arrays._prober.wait_idle(100)
     refused(send("GET", "/array/full/r/primary/x?slice=5"), "missing-asset")
 
 
@@ -385,7 +385,7 @@ class Looking:
             return 200.0
         self.first = False
         self.began.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(100)
         return 100.0
 
 
@@ -400,7 +400,7 @@ def looked_at(tmp_path):
 
     with Service.open(tmp_path / "store", read=[data]) as service:
         service.nodes.create((), NewNode.from_wire(registered("a", f"file://localhost{data}/a.h5")))
-        assert service.arrays._prober.wait_idle(10)
+        assert service.arrays._prober.wait_idle(100)
         yield service
 
 
@@ -413,10 +413,10 @@ def test_of_two_that_look_at_a_file_the_later_one_counts(looked_at):
     found = []
     earlier = threading.Thread(target=lambda: found.append(prober.look(node_)))
     earlier.start()
-    assert clock.began.wait(10)
+    assert clock.began.wait(100)
     prober.look(node_)
     clock.go_on.set()
-    earlier.join(10)
+    earlier.join(100)
     with catalog.read() as snapshot:
         assert snapshot.observation(node_.id).time == 200.0
     assert found[0].time == 200.0
@@ -439,10 +439,10 @@ def test_a_node_deleted_while_its_files_are_looked_at_is_not_found(looked_at):
 
     looking = threading.Thread(target=look)
     looking.start()
-    assert clock.began.wait(10)
+    assert clock.began.wait(100)
     looked_at.nodes.delete(("a",), recursive=False, external_only=True)
     clock.go_on.set()
-    looking.join(10)
+    looking.join(100)
     assert len(raised) == 1
     with pytest.raises(NotFound):
         prober.look(node_)
@@ -476,7 +476,7 @@ def test_batches_that_come_while_the_store_is_rebuilt_are_all_there_and_read(ser
             made(ingest(send, "r", ("stream_resource", resource), ("stream_datum", datum), first=2 + 2 * i))
     finally:
         stop.set()
-        rebuilding.join(30)
+        rebuilding.join(100)
     assert failed == []
     structure = json.loads(send("GET", "/metadata/r/primary/x").data)["data"]["attributes"]["structure"]
     assert structure["shape"] == [40, 4]

@@ -21,7 +21,7 @@ from flystore.model.frames import FRAMES_MIMETYPE, FrameEncoder, frame
 from flystore.testing.documents import RunDocuments, internal
 
 READY = re.compile(r"flystore is ready at (http://\S+)\n")
-SECONDS = 60
+SECONDS = 100
 
 
 class Running:

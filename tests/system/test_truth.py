@@ -81,7 +81,7 @@ class Store:
 
     def settle(self):
         """Wait until no thread looks at files, so that a look of before does not come after one of now."""
-        assert self.service._prober.wait_idle(30)
+        assert self.service._prober.wait_idle(100)
 
 
 @pytest.fixture

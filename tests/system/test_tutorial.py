@@ -37,7 +37,7 @@ def write(where, documents, tmp_path):
     with RunWriter(where, api_key="secret" if isinstance(where, str) else None, journal=tmp_path / "journal") as writer:
         for name, doc in documents:
             writer(name, doc)
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
         return writer.status()
 
 

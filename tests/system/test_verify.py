@@ -35,7 +35,7 @@ def filled(server, data, tmp_path):
         for case in recorded_cases(STREAMS):
             for name, doc in put_in_place(STREAMS, case, data).documents:
                 writer(name, doc)
-        writer.flush(timeout=60)
+        writer.flush(timeout=100)
     with server.tiled() as client:
         for case in ("flyscan_panda", "monitor_baseline", "reconfigure"):
             home = data / "again"

@@ -10,6 +10,7 @@ from flystore.model.queries import SortKey
 
 from ._catalog import Catalog
 from ._database import NotAtOnce
+from ._examine import examine_file, examine_server
 from ._file import copy_catalog, has_node, make_one_file, problems_in_file, version_of
 from ._log import is_as_stored
 from ._migrations import SCHEMA
@@ -58,6 +59,8 @@ __all__ = [
     "SortKey",
     "Transaction",
     "copy_catalog",
+    "examine_file",
+    "examine_server",
     "has_node",
     "is_as_stored",
     "is_column",

@@ -28,6 +28,7 @@ from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, DiskFull, FlystoreError, InvalidRequest, Misconfigured, Unavailable
 
 from ._place import prepare
+from ._schema import describe_for_postgresql
 from ._slowness import SLOW_S, note_slow
 
 log = logging.getLogger("flystore.catalog")
@@ -215,6 +216,31 @@ class Session:
             return found
 
         return run
+
+    def large(self, value: sa.Column[bytes], where: Fixed, row_id: int) -> bytes | None:
+        """Return a long value of one row; None if the row is not there.
+
+        SQLite reads it into its place at once: a statement has it copied twice, into memory that is new each time.
+
+        Parameters
+        ----------
+        value
+            The column; bytes, and never null.
+        where
+            Selects the column by ``id``, for the database that has no such way.
+        row_id : int
+            Of the integer primary key.
+        """
+        if self.database == "sqlite":
+            try:
+                with self.driver.blobopen(value.table.name, value.name, row_id, readonly=True) as opened:
+                    return bytes(opened.read())
+            except sqlite3.OperationalError as error:
+                if "no such rowid" in str(error):
+                    return None
+                raise
+        row = self.one(where, {"id": row_id})
+        return None if row is None else bytes(row[0])
 
     def sql(self, text: str) -> None:
         """Run a statement that has no parameters and gives no rows."""
@@ -488,6 +514,7 @@ class PostgresDatabase:
             import psycopg  # noqa: F401
         except ImportError as error:
             raise Misconfigured("a catalogue in PostgreSQL needs psycopg; install flystore[postgres]") from error
+        describe_for_postgresql()
         self._where = url.render_as_string(hide_password=True)
         self._engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"), pool_size=8, max_overflow=32, pool_pre_ping=True

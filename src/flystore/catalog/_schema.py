@@ -207,9 +207,14 @@ log_edits = sa.Index(
     log.c.path,
     log.c.position,
     sqlite_where=log.c.action == EDITED,
-    postgresql_where=log.c.action == EDITED,
 )
 """Only edits are in it: batches and the other operations cost nothing."""
+
+
+def describe_for_postgresql() -> None:
+    """Say what only PostgreSQL is told: to say it of an index loads that dialect, 30 ms and 2 MB of each start."""
+    log_edits.dialect_options["postgresql"]["where"] = log.c.action == EDITED
+
 
 changes = sa.Table(
     "changes",

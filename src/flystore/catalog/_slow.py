@@ -51,10 +51,11 @@ _NTH = Fixed(
     .offset(sa.bindparam("before", type_=sa.Integer))
 )
 _COLUMN = Fixed(
-    sa.select(segments.c.rows, segments.c.body, segments.c.crc).where(
-        _OF, segments.c.first_row == sa.bindparam("first")
+    sa.select(segments.c.rows, segments.c.crc, segments.c.id).where(
+        _OF, segments.c.first_row == sa.bindparam("first"), segments.c.body.is_not(None)
     )
 )
+_BODY = Fixed(sa.select(segments.c.body).where(segments.c.id == sa.bindparam("id")))
 _ALL_SERIES = Fixed(
     sa.select(segments.c.series)
     .where(segments.c.series >= sa.bindparam("low"), segments.c.series < sa.bindparam("high"))
@@ -146,14 +147,14 @@ class SegmentReads:
             If it is not there or fails its checksum.
         """
         row = self._session.one(_COLUMN, {"of": column_series(series, number), "first": segment.first_row})
-        problem = None
-        if row is None or row[0] != segment.rows:
-            problem = "is not there"
-        elif google_crc32c.value(row[1]) != row[2]:
-            problem = "fails its checksum"
-        if row is None or problem is not None:
-            raise _damaged(series, segment, f"lost its column {number}, which {problem}")
-        return bytes(row[1])
+        body = None
+        if row is not None and row[0] == segment.rows:
+            body = self._session.large(segments.c.body, _BODY, row[2])
+        if row is None or body is None:
+            raise _damaged(series, segment, f"lost its column {number}, which is not there")
+        if google_crc32c.value(body) != row[1]:
+            raise _damaged(series, segment, f"lost its column {number}, which fails its checksum")
+        return body
 
     def segments(
         self, series: str, first: int = 0, stop: int | None = None, *, choose: Choose | None = None

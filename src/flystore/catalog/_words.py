@@ -27,7 +27,7 @@ _POSTGRES = sa.Table(
     _metadata,
     sa.Column("node_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("words", _WORD_LIST, nullable=False),
-    sa.Index("words_by_word", "words", postgresql_using="gin"),
+    sa.Index("words_by_word", "words"),
 )
 
 _ADD = {
@@ -46,6 +46,8 @@ def create(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_CREATE_SQLITE)
     else:
+        for index in _POSTGRES.indexes:  # not where it is made: it loads the dialect
+            index.dialect_options["postgresql"]["using"] = "gin"
         _metadata.create_all(connection)
 
 

@@ -11,6 +11,10 @@ from flystore.model.errors import FlystoreError
 
 from ._bench_app import bench_app
 from ._journal_app import journal_app
+from ._quick import plain_arguments
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C where nothing had begun."""
 
 MISTAKE = 2
 """Exit status when the command or a setting cannot work; also what a wrong option gives."""
@@ -29,7 +33,12 @@ _app.add_typer(bench_app)
 def main() -> None:
     """Run the command that the arguments name; the entry point ``flystore``."""
     try:
-        _app(prog_name="flystore")
+        if sys.argv[1:2] == ["serve"] and (found := plain_arguments(serve, sys.argv[2:])) is not None:
+            serve(**found)
+        else:
+            _app(prog_name="flystore")
+    except KeyboardInterrupt:  # before the service had its own way to end
+        raise SystemExit(INTERRUPTED) from None
     except FlystoreError as error:
         sys.stdout.flush()
         print(f"flystore: {error}", file=sys.stderr)
@@ -237,6 +246,79 @@ def close(
 
     with opened(at, api_key) as client:
         print(run_named(client, run).declare_interrupted(reason))
+
+
+_DOCTOR_EPILOG = """
+Before the first start:     flystore doctor /srv/flystore --read /data --port 8000
+
+A running store:            flystore doctor /srv/flystore --read /data
+
+From the beamline's host:   flystore doctor --to http://flystore.example.org:8000
+
+Exit status: 0 no problem (there may be warnings), 1 a problem, 2 the command is wrong.
+"""
+
+
+@_app.command(epilog=_DOCTOR_EPILOG)
+def doctor(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="The directory of a store, there or not yet.", show_default=False),
+    ] = None,
+    read: Annotated[
+        list[Path] | None,
+        typer.Option("-r", "--read", metavar="ROOT", show_default=False, help="As for `flystore serve`."),
+    ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(metavar="URL", show_default=False, help="A catalogue in PostgreSQL: postgresql://USER@HOST/NAME."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where the service is to listen.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, show_default=False, help="See whether this port is free.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", envvar="FLYSTORE_API_KEY", show_default=False, help="As for `flystore serve`."),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="File that sets FLYSTORE_API_KEY for the service."),
+    ] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=VALUE", show_default=False, help="As for `flystore serve`."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="URL", show_default=False, help="Look at the way from here to a service, for a writer."),
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", show_default=False, help="The writer's journal, if it is not in its usual place."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All checks, as JSON on standard output.")] = False,
+) -> None:
+    """Say what would keep a service, or a writer, from working, and what to do about it.
+
+    Looks at storage, read roots, codecs, clock, space, database, key, port and limits; changes nothing.
+    """
+    from ._doctor import DoctorOptions, run_doctor
+
+    options = DoctorOptions(
+        directory=directory,
+        catalog=catalog,
+        read=tuple(read or ()),
+        host=host,
+        port=port,
+        api_key=api_key,
+        key_file=key_file,
+        limits=tuple(limits or ()),
+        to=to,
+        journal=journal,
+        as_json=as_json,
+    )
+    raise typer.Exit(run_doctor(options))
 
 
 _REBUILD_EPILOG = """

@@ -30,6 +30,9 @@ from ._catalog import CatalogOfRuns
 from ._connect import from_transport, from_uri
 from ._container import Container
 from ._documents import Documents
+from ._follow import Calling, Change, Followed
+from ._follow_documents import FollowedDocuments
+from ._follow_rows import NewRows
 from ._missing import MissingRows
 from ._node import Node
 from ._other import Other
@@ -45,13 +48,17 @@ __all__ = [
     "AccessTags",
     "And",
     "Array",
+    "Calling",
     "CatalogOfRuns",
+    "Change",
     "Comparison",
     "Container",
     "Contains",
     "Documents",
     "DoubtfulTimes",
     "Eq",
+    "Followed",
+    "FollowedDocuments",
     "Frames",
     "FullText",
     "In",
@@ -61,6 +68,7 @@ __all__ = [
     "Like",
     "Lookup",
     "MissingRows",
+    "NewRows",
     "Node",
     "NotEq",
     "NotIn",

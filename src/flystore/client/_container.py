@@ -1,11 +1,12 @@
 """Containers: mappings of keys to nodes, searched and sorted by the service."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self, overload
 
 from flystore.model.errors import FlystoreError, InvalidRequest, NotFound
 from flystore.model.queries import Eq, Lookup, Query, Verdict, encode_filters
 
+from ._follow import Calling, Change, Followed, changes
 from ._node import Node, node_of
 from ._queries import prefixed, with_prefix
 from ._session import Item, Session, is_missing, item_from_wire, node_route
@@ -147,6 +148,73 @@ class Container(Node, Mapping[str, Any]):
             return [("-" if direction < 0 else "") + key for key, direction in self._sorting]
         # The bare minus makes the order total: what the keys leave equal is turned round as well.
         return [("" if direction < 0 else "-") + key for key, direction in self._sorting] + ["-"]
+
+    # --- following ----------------------------------------------------------------------------
+
+    @overload
+    def follow(
+        self, callback: None = None, *, after: str | None = "now", lag: int | None = None, timeout: float | None = None
+    ) -> Followed[Change]: ...
+
+    @overload
+    def follow(
+        self,
+        callback: Callable[[Change], Any],
+        *,
+        after: str | None = "now",
+        lag: int | None = None,
+        timeout: float | None = None,
+    ) -> Calling[Change]: ...
+
+    def follow(
+        self,
+        callback: Callable[[Change], Any] | None = None,
+        *,
+        after: str | None = "now",
+        lag: int | None = None,
+        timeout: float | None = None,
+    ) -> Followed[Change] | Calling[Change]:
+        """Follow what changes here and in all below: ``for change in catalog.follow(): …``.
+
+        It waits for more, and goes on by itself after a connection broke or the service was started anew: no change
+        is missed and none comes twice. Use it in a ``with`` block, or close it.
+
+        Parameters
+        ----------
+        callback : callable, optional
+            Called with each `Change` in a thread of its own, until what is returned is closed. None: iterate.
+        after : str or None
+            ``now``: only what comes. The `token` of a change: what came behind it, also in another program, and later.
+            None: everything since the store was made.
+        lag : int, optional
+            If more changes than this wait to be told, they are skipped, and one `Change` says so: its `what` is
+            ``lagged``. None: they are all told, as fast as they are taken.
+        timeout : float, optional
+            Seconds without a change after which the iteration ends; None: it waits for ever.
+
+        Returns
+        -------
+        Followed or Calling
+            An iterator of `Change`; or, with a callback, what ends it.
+
+        Raises
+        ------
+        WrongToken
+            At the first look: if `after` is of another store, or of this one before it was set back.
+        """
+        return self._followed(callback, after, lag, timeout, to_the_end=False)
+
+    def _followed(
+        self,
+        callback: Callable[[Change], Any] | None,
+        after: str | None,
+        lag: int | None,
+        timeout: float | None,
+        *,
+        to_the_end: bool,
+    ) -> Followed[Change] | Calling[Change]:
+        found = changes(self.transport, self.path, after=after, lag=lag, timeout=timeout, to_the_end=to_the_end)
+        return found if callback is None else Calling(found, callback)
 
     # --- searching ----------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Runs: their documents, streams and verdict."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, overload
 
 from flystore.model.errors import FlystoreError, NotFound
 from flystore.wire import api_path
@@ -9,6 +9,8 @@ from flystore.wire import api_path
 from ._align_request import How, Request
 from ._container import Container
 from ._documents import Documents
+from ._follow import Calling, Change, Followed
+from ._follow_documents import FollowedDocuments
 from ._run_align import align_streams
 from ._session import is_missing, item_from_wire
 from ._stream import Stream
@@ -171,9 +173,47 @@ class Run(Container):
         asked = Request(reference, others, tolerance, offset, times, window, variables, lazy)
         return align_streams(self, asked)
 
+    # --- following ----------------------------------------------------------------------------
+
+    @overload
+    def follow(
+        self, callback: None = None, *, after: str | None = None, lag: int | None = None, timeout: float | None = None
+    ) -> Followed[Change]: ...
+
+    @overload
+    def follow(
+        self,
+        callback: Callable[[Change], Any],
+        *,
+        after: str | None = None,
+        lag: int | None = None,
+        timeout: float | None = None,
+    ) -> Calling[Change]: ...
+
+    def follow(
+        self,
+        callback: Callable[[Change], Any] | None = None,
+        *,
+        after: str | None = None,
+        lag: int | None = None,
+        timeout: float | None = None,
+    ) -> Followed[Change] | Calling[Change]:
+        """Follow what changes in this run, from its beginning to its end.
+
+        As `Container.follow`, but it begins with the run unless `after` says otherwise, and ends when the run has ended
+        and all its changes were told. For new rows follow a stream, for documents `documents`.
+        """
+        return self._followed(callback, after, lag, timeout, to_the_end=True)
+
     # --- documents and verdict ----------------------------------------------------------------
 
-    def documents(self, first: int = 0) -> Documents:
+    @overload
+    def documents(self, first: int = 0, *, follow: Literal[False] = False) -> Documents: ...
+
+    @overload
+    def documents(self, first: int = 0, *, follow: Literal[True]) -> FollowedDocuments: ...
+
+    def documents(self, first: int = 0, *, follow: bool = False) -> Documents | FollowedDocuments:
         """Return the run's documents as an iterator of (name, document).
 
         For runs of `RunWriter` they are exactly what it was given; its ``reconstructed`` tells
@@ -183,12 +223,21 @@ class Run(Container):
         ----------
         first : int
             Ordinal to begin with; 0 is the start document.
+        follow : bool
+            Wait for more, each as soon as it is stored, until the stop document or until the run is declared
+            interrupted. It goes on by itself after a connection broke or the service was started anew. Its `call`
+            gives the documents to a callback of Bluesky, in a thread:
+            ``run.documents(follow=True).call(LiveTable(["det"]))``.
 
         Raises
         ------
         NotFound
             If the service keeps no documents (stock Tiled has no such route).
+        InvalidRequest
+            With `follow`, at the first look: if the writer of the run does not send documents.
         """
+        if follow:
+            return FollowedDocuments(self.transport, self.key, first)
         return Documents(self.transport, self.key, first)
 
     @property

@@ -1,7 +1,7 @@
 """Streams: variables side by side, one row an event, read as one xarray Dataset."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 from flystore.model.errors import FlystoreError, NotFound
 from flystore.model.structures import Family
@@ -9,6 +9,8 @@ from flystore.model.structures import Family
 from ._array import Array
 from ._container import Container, segments_of
 from ._dataset import read_dataset
+from ._follow import Calling, Followed
+from ._follow_rows import NewRows, rows
 from ._node import Node, node_of
 from ._ragged import Ragged
 from ._session import Item, Session, item_from_wire
@@ -172,6 +174,63 @@ class Stream(Node, Mapping[str, Any]):
             wanted = [TIMESTAMP_PREFIX + name for name in asked]
         found = self.read([*wanted, "time"] if wanted else [])
         return found.rename({name: name.removeprefix(TIMESTAMP_PREFIX) for name in wanted})
+
+    # --- following ----------------------------------------------------------------------------
+
+    @overload
+    def follow(
+        self,
+        variables: Sequence[str] | str | None = None,
+        callback: None = None,
+        *,
+        from_now: bool = False,
+        lag: int | None = None,
+        timeout: float | None = None,
+    ) -> Followed[NewRows]: ...
+
+    @overload
+    def follow(
+        self,
+        variables: Sequence[str] | str | None,
+        callback: Callable[[NewRows], Any],
+        *,
+        from_now: bool = False,
+        lag: int | None = None,
+        timeout: float | None = None,
+    ) -> Calling[NewRows]: ...
+
+    def follow(
+        self,
+        variables: Sequence[str] | str | None = None,
+        callback: Callable[[NewRows], Any] | None = None,
+        *,
+        from_now: bool = False,
+        lag: int | None = None,
+        timeout: float | None = None,
+    ) -> Followed[NewRows] | Calling[NewRows]:
+        """Follow new rows, as soon as they can be read: ``for new in stream.follow(["x", "det"]): …``.
+
+        The columns come together, and each array of frames by itself: nothing waits for the slowest detector.
+        `NewRows.seq_num` says which events the rows are. It ends with the run, after its last rows, and goes on by
+        itself after a connection broke or the service was started anew.
+
+        Parameters
+        ----------
+        variables : sequence of str, or one, optional
+            None means all columns, timestamps among them, and all arrays whose rows have one shape.
+        callback : callable, optional
+            Called with each `NewRows` in a thread of its own, until what is returned is closed. None: iterate.
+        from_now : bool
+            False begins with the rows that there are.
+        lag : int, optional
+            If more rows than this wait, only so many are told; `NewRows.skipped` says how many were left out. None:
+            all come, many at once if need be.
+        timeout : float, optional
+            Seconds without a row after which the iteration ends; None: it waits for the end of the run.
+        """
+        wanted = [variables] if isinstance(variables, str) else variables
+        found = rows(self, wanted, from_now=from_now, lag=lag, timeout=timeout)
+        return found if callback is None else Calling(found, callback)
 
     # --- what it is about ---------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
+from ._examine import Remark, examine_directory
 from ._mounts import file_system_of
 from ._trust import FULL, FailedSync, Trust
 from .failpoints import reach
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FULL",
     "FailedSync",
+    "Remark",
     "Trust",
     "datasync",
+    "examine_directory",
     "file_system_of",
     "make_directory",
     "replace_file",

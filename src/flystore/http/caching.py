@@ -26,6 +26,10 @@ _RECORDS = (JSON.encode(), MSGPACK.encode())
 _SMALL_BYTES = 64 << 10
 
 
+SIGHT = "flystore.sight"
+"""Key in a request's scope of what its array was seen in, None where that may be out of date; see `ShortReads`."""
+
+
 def knows(headers: Headers, tag: str) -> bool:
     """Return whether the caller says that it has what `tag` stands for; quotes and ``W/`` make no difference."""
     return _names(headers.get("if-none-match", ""), tag)
@@ -57,6 +61,7 @@ def by_version(endpoint: Endpoint, *scopes: str) -> Endpoint:
                 version = await run_in_threadpool(service.versions.of, path)
         except FlystoreError:
             return await endpoint(request)  # knows better what to say
+        request.scope[SIGHT] = version.sight
         if version.itemsize:
             request.scope[ITEMSIZE] = version.itemsize
         tag = None if version.mark is None else _data_tag(request, version.mark)

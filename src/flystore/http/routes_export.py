@@ -13,6 +13,7 @@ from flystore.model.structures import Family
 from flystore.service import Service
 from flystore.service.export import ARROW, JSON_SEQ, OCTETS, REGISTRY
 
+from .caching import SIGHT
 from .formats import asked_formats, attachment, choose, choose_or_missing, exported
 from .negotiation import BytesResponse, read_json
 from .parameters import integers, needed_integer
@@ -62,13 +63,14 @@ async def _octets(
     """Answer with part of an array as it is: at once if it is short and in memory, else piece by piece from threads."""
     service: Service = request.app.state.service
     path = path_of(request)
-    try:
-        found = service.short_reads.read(path, wanted, block=block, expected_shape=expected)
-    except NotAtOnce:
-        return await octets(
-            request, lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected)
-        )
-    return BytesResponse(found, OCTETS, attachment(request))
+    sight = request.scope.get(SIGHT)
+    if sight is not None:
+        try:
+            found = service.short_reads.read(sight, wanted, block=block, expected_shape=expected)
+            return BytesResponse(found, OCTETS, attachment(request))
+        except NotAtOnce:
+            pass
+    return await octets(request, lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected))
 
 
 async def asked_names(request: Request, *parameters: str) -> list[str] | None:

@@ -31,6 +31,9 @@ SIGN_OF_LIFE = bytes(8)
 """Between frames of documents: a frame without content, which readers of a feed of documents pass over."""
 
 RECONSTRUCTED_HEADER = "x-flystore-reconstructed"
+OPEN_HEADER = "x-flystore-run-open"
+"""Whether more documents were expected of the run when the answer began; an answer that ends before the run does is one
+that the service could not go on with."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -159,28 +162,29 @@ async def documents_pushed(request: Request) -> Response:
     following = service.following
     first = integer(request, "first") or 0
     beat = integer(request, "beat", BEAT_SECONDS, least=1, most=MOST_WAIT_SECONDS) or BEAT_SECONDS
-    uid = await run_in_threadpool(following.run, path_of(request))
+    uid, is_open = await run_in_threadpool(following.run, path_of(request))
     follower = following.waking.follower(following.topic_of_documents(uid))
     try:
         found = await run_in_threadpool(service.documents.frames, path_of(request), first)
     except BaseException:
         follower.close()
         raise
-    parts = _frames(following, follower, uid, found.pieces, max(found.end, first), beat)
-    return PushedResponse(follower, parts, FRAMES_MIMETYPE, {RECONSTRUCTED_HEADER: "false"})
+    parts = _frames(following, follower, uid, found.pieces, found.end, first, beat)
+    headers = {RECONSTRUCTED_HEADER: "false", OPEN_HEADER: "true" if is_open else "false"}
+    return PushedResponse(follower, parts, FRAMES_MIMETYPE, headers)
 
 
 async def _frames(
-    following: Following, follower: Follower, uid: str, known: Iterator[bytes], at: int, beat: int
+    following: Following, follower: Follower, uid: str, known: Iterator[bytes], at: int, first: int, beat: int
 ) -> AsyncIterator[bytes]:
     yield SIGN_OF_LIFE
     async for piece in iterate_in_threadpool(known):
         yield piece
     while not follower.ended:
         mark = follower.mark
-        found = following.frames_at_once(uid, at)
+        found = following.frames_at_once(uid, at, first)
         if found is None:
-            found = await run_in_threadpool(following.frames, uid, at)
+            found = await run_in_threadpool(following.frames, uid, at, first)
         for piece in found.pieces:
             yield piece
         if found.ended:

@@ -36,6 +36,11 @@ class LimitedSocket(WebSocketsSansIOProtocol):
         self._cancel()
         super().connection_lost(exc)
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # a refusal is an answer too; uvicorn would log it as a failure
+
     def _cancel(self) -> None:
         if self._late is not None:
             self._late.cancel()

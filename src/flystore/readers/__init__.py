@@ -6,11 +6,13 @@ files included; they are never mapped into memory and never changed. What was no
 read, is an error in words and never fill values.
 """
 
+from ._codecs import decodable_filters
 from ._h5file import without_plugins
 from ._hdf5 import SHORT_BYTES
-from ._reader import EventReader, NearReader, open_reader
+from ._reader import EventReader, open_reader
 from ._registered import ArrayProbe, ArrayReader, open_registered
 from ._registry import OPENERS, is_readable
+from ._short import read_short
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource
 from ._stored import Chunked
 from ._template import FileTemplate
@@ -27,15 +29,16 @@ __all__ = [
     "EventReader",
     "FileNode",
     "FileTemplate",
-    "NearReader",
     "Probe",
     "Resource",
     "ResourceProbe",
     "RowSource",
+    "decodable_filters",
     "describe",
     "is_readable",
     "open_reader",
     "open_registered",
+    "read_short",
     "read_text",
     "without_plugins",
 ]

@@ -63,22 +63,22 @@ class Piece:
         return (len(self.rows), *map(len, self.rest))
 
 
-def pieces(rows: np.ndarray, rest: Sequence[range], box: Sequence[int]) -> Iterator[Piece]:
+def pieces(rows: "np.ndarray | range", rest: Sequence[range], box: Sequence[int]) -> Iterator[Piece]:
     """Yield the pieces of a selection, box by box.
 
     Parameters
     ----------
-    rows : (n,) int64
-        Any order, repeats allowed.
+    rows : (n,) int64 or range
+        Any order, repeats allowed; a range is like the rest.
     rest : sequence of range
         Further axes; not empty, positive step.
     box : sequence of int
         Shape of a box; positive.
     """
     axes = [list(_cut_axis(r, n)) for r, n in zip(rest, box[1:], strict=True)]
-    even = as_range(rows)
+    even = rows if isinstance(rows, range) else as_range(rows)
     cut: Iterator[tuple[int, range | np.ndarray, slice | np.ndarray]]
-    cut = _cut_axis(even, box[0]) if even is not None else _cut_rows(rows, box[0])
+    cut = _cut_rows(np.asarray(rows), box[0]) if even is None else _cut_axis(even, box[0])
     for number, local, into in cut:
         for parts in itertools.product(*axes):
             yield Piece(

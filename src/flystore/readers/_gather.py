@@ -69,6 +69,14 @@ def c_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     return tuple(reversed(strides))[: len(shape)]
 
 
+def linear_index(index: Sequence[int], shape: Sequence[int]) -> int:
+    """Return the place of an index, in range, among those of an array of `shape` in C order."""
+    place = 0
+    for i, n in zip(index, shape, strict=True):
+        place = place * n + i
+    return place
+
+
 def as_range(rows: np.ndarray) -> range | None:
     """Return ascending, evenly spaced rows as a range; None if they are not."""
     if len(rows) == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from flystore.storage import NearFile, OpenedFile, Roots, WouldWait, held, requi
 
 from ._chunks import THREADS, Piece, pieces, run_all
 from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, decode_into, is_planned, is_quick
-from ._gather import as_range, c_strides, gather, some
+from ._gather import as_range, c_strides, gather, linear_index, some
 from ._h5file import Trace, is_settling, open_linked, with_dataset
 from ._late import h5py
 from ._source import RowSource
@@ -68,6 +69,14 @@ class ChunkMap:
             return np.full(len(keys), -1)
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[at] == keys, at, -1)
+
+
+    def find_one(self, key: int) -> int | None:
+        """Return the position of a key; None where the chunk does not exist."""
+        if key < len(self.keys) and self.keys[key] == key:  # as it is where all chunks exist
+            return key
+        at = bisect_left(self.keys, key)
+        return at if at < len(self.keys) and self.keys[at] == key else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +379,6 @@ class Hdf5Rows:
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         layout = self._layout
-        if isinstance(self._owner, NearFile):
-            self._require_short(rows, rest)
         working = 0
         if layout.filters or layout.kind == "compact" or not layout.raw:
             nbytes = layout.dtype.itemsize * math.prod(layout.box)
@@ -387,13 +394,45 @@ class Hdf5Rows:
                 self._read_batch(rows, batch, out)
         return out
 
-    def _require_short(self, rows: np.ndarray, rest: tuple[range, ...]) -> None:
+    def read_short(self, selection: tuple[range, ...]) -> np.ndarray:
+        """Return the same as `read` of a file that is a `NearFile`, on an event loop.
+
+        Parameters
+        ----------
+        selection : tuple of range
+            One for each axis: in range, not empty, positive step.
+
+        Raises
+        ------
+        WouldWait
+            If it takes more than a few short reads and a quick codec, or something is wrong.
+        """
+        self._require_short(selection)
+        layout, file_bytes = self._layout, self._owner.current_size()
+        out = np.empty(tuple(map(len, selection)), layout.dtype)
+        for part in pieces(selection[0], selection[1:], layout.box):
+            if layout.chunks is None:
+                self._cutting(part, out)()
+                continue
+            at = layout.chunks.find_one(linear_index(part.box, layout.grid))
+            if at is None or layout.chunks.offsets[at] + layout.chunks.sizes[at] > file_bytes:
+                raise WouldWait("a chunk is not there")
+            if layout.filters:
+                self._decoding(part, out, layout.chunks, at)()
+            elif layout.chunks.sizes[at] == layout.dtype.itemsize * math.prod(layout.box):
+                self._copying(part, out, layout.chunks, at)()
+            else:
+                raise WouldWait("a chunk is not whole")
+        return out
+
+    def _require_short(self, selection: tuple[range, ...]) -> None:
         """Raise `WouldWait` unless reading takes a few short reads and, of compressed chunks, a quick codec."""
         layout = self._layout
         if layout.kind not in ("chunked", "contiguous") or not layout.raw or not is_quick(layout.filters):
             raise WouldWait("HDF5 reads it, or a slow codec")
-        low, high = int(rows.min()), int(rows.max())
-        reach = [(low, high), *((r[0], r[-1]) for r in rest)]
+        if layout.chunks is None and layout.offset is None:
+            raise WouldWait("nothing was written")
+        reach = [(r[0], r[-1]) for r in selection]
         parts = math.prod(b // n - a // n + 1 for (a, b), n in zip(reach, layout.box, strict=True))
         each = layout.dtype.itemsize * math.prod(layout.box)
         if not layout.filters:
@@ -401,8 +440,7 @@ class Hdf5Rows:
             inside = [min(b - a, n - 1) for (a, b), n in zip(reach, layout.box, strict=True)]
             strides = c_strides(layout.box, layout.dtype.itemsize)
             each = layout.dtype.itemsize + sum(n * stride for n, stride in zip(inside, strides, strict=True))
-        # With several chunks one byte less: from there on, threads would be started for them.
-        if parts > _SHORT_PARTS or parts * each > SHORT_BYTES - (parts > 1):
+        if parts > _SHORT_PARTS or parts * each > SHORT_BYTES:
             raise WouldWait("it is long")
 
     def stored(self) -> StoredForm | None:
@@ -564,8 +602,6 @@ class Hdf5Rows:
     def _read_by_hdf5(self, parts: list[Piece], out: np.ndarray) -> None:
         """Read what has filters or types that only HDF5 undoes, box by box; nothing here opens a file."""
         layout = self._layout
-        if isinstance(self._owner, NearFile):
-            raise WouldWait("HDF5 reads it")
         if not {f.number for f in layout.filters} <= BY_HDF5 | _UNDONE_BY_BOTH:
             raise Unsupported(f"{self.name}: this combination of filters and types cannot be read here")
 

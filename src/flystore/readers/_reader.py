@@ -9,7 +9,7 @@ import numpy as np
 
 from flystore.model.errors import FlystoreError, InvalidRequest, MissingAsset, NoAccess, OutsideRoots
 from flystore.model.slices import Item, normalise, result_shape
-from flystore.storage import Roots, WouldWait, require_below
+from flystore.storage import Roots, require_below
 
 from ._events import Events, mismatch
 from ._gather import in_parts, ranges_of
@@ -17,7 +17,6 @@ from ._registry import open_rows
 from ._sequence import NumberedNames, SequenceRows
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource, is_checksummed
 from ._stored import Chunked, as_stored
-from ._tree import HDF5
 
 _OPEN_AT_ONCE = 64
 
@@ -192,15 +191,6 @@ class EventReader:
             return _found(events)
         except FlystoreError as error:
             return ResourceProbe(status_of(error), why=error.message, kind=error.kind)
-
-
-class NearReader(EventReader):
-    """Reads what can be had at once, through roots that give `NearFile`; the rest is `WouldWait`."""
-
-    def _source(self, resource: Resource) -> RowSource:
-        if resource.template is not None or self.files.mimetype != HDF5:
-            raise WouldWait("it is a sequence of files, or a library reads it")
-        return super()._source(resource)
 
 
 def _require_files(events: Events, resource: Resource) -> None:

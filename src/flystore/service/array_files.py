@@ -1,15 +1,19 @@
 """Reading parts of arrays that lie in files of others: opened once, and held against what was observed of them."""
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 
 from flystore.model.errors import Changed, Unreadable
 from flystore.model.slices import Selection, selected
 from flystore.model.structures import ArrayStructure, DataSource
-from flystore.readers import EventReader, open_reader, open_registered
-from flystore.storage import NearNames, Roots
+from flystore.projection import RowRun
+from flystore.readers import EventReader, open_reader, open_registered, read_short
+from flystore.storage import NearNames, Roots, WouldWait
 
 from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
 from .entries import Entry
@@ -132,6 +136,53 @@ class FileArray:
         else:
             found = found[place]
         return found[0] if isinstance(first, int) else found
+
+
+    def read_short(self, picked: Selection, length: int, watched: WatchedRoots) -> np.ndarray:
+        """Return the same of neighbouring rows in one file, on an event loop; axes of length 1 may be missing.
+
+        Parameters
+        ----------
+        length : int
+            Of the array.
+        watched : WatchedRoots
+            Which give `NearFile`.
+
+        Raises
+        ------
+        WouldWait
+            If `read` has to do it, in a thread.
+        """
+        first = picked[0]
+        rows = selected(first, length) if isinstance(first, slice) else range(first, first + 1)
+        items = self._external.item_shape[1:] if self._joined else self._external.item_shape
+        rest = tuple(
+            selected(item, n) if isinstance(item, slice) else range(item, item + 1)
+            for item, n in zip(picked[1:], items, strict=True)
+        )
+        if rows.step < 0 or any(part.step < 0 for part in rest):
+            raise WouldWait("it runs backwards")
+        number, shift = self._stretch(rows[0] // self._factor, rows[-1] // self._factor)
+        by = shift * self._factor
+        self._known.require({number: None})
+        file_rows = range(rows.start + by, rows.stop + by, rows.step)
+        found, fingerprint = read_short(self.files, number, file_rows, rest, items, watched)
+        self._known.require({number: fingerprint}, watched)
+        return found
+
+    def _stretch(self, first: int, last: int) -> tuple[int, int]:
+        """Return in which resource a stretch of events is, and by how much its numbers there are higher."""
+        ends, runs = self._runs
+        at = bisect_right(ends, first)
+        if at == len(ends) or last >= ends[at]:
+            raise WouldWait("it is in several places")
+        run = runs[at]
+        return run.resource, run.index - self._external.resources[run.resource].base - (ends[at] - run.count)
+
+    @cached_property
+    def _runs(self) -> tuple[list[int], tuple[RowRun, ...]]:
+        runs = self._external.frame_map.row_runs
+        return list(itertools.accumulate(run.count for run in runs)), runs
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from flystore.catalog import Catalog
+from flystore.catalog import Catalog, LogRecord
 from flystore.model.frames import FrameDecoder, FrameEncoder, frame, is_document
 
 from .browse import run_at
@@ -96,17 +96,22 @@ class Documents:
     def _logged(self, uid: str, first: int, watermark: int) -> Iterator[bytes]:
         # Templates come before the events that need them, so all records are walked from the first on.
         for record in in_order(self._catalog.documents(uid, 0, watermark), uid, watermark):
-            ordinal, kept = record.first_ordinal or 0, []
-            if ordinal >= first:
-                yield frames_of(record)
-                continue
-            for payload in payloads_of(record):
-                document = is_document(payload)
-                if not document or ordinal >= first:
-                    kept.append(frame(payload))
-                ordinal += document
-            if kept:
-                yield b"".join(kept)
+            piece = frames_from(record, first)
+            if piece:
+                yield piece
+
+
+def frames_from(record: LogRecord, first: int) -> bytes:
+    """Return the frames of a record of documents, those of documents before `first` left out, but no template."""
+    ordinal, kept = record.first_ordinal or 0, []
+    if ordinal >= first:
+        return frames_of(record)
+    for payload in payloads_of(record):
+        document = is_document(payload)
+        if not document or ordinal >= first:
+            kept.append(frame(payload))
+        ordinal += document
+    return b"".join(kept)
 
 
 def _encoded(documents: list[Document], first: int) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from flystore.model.errors import InvalidRequest, NotFound, WrongToken
 from flystore.projection import unescape
 
 from .browse import run_at
-from .log_bodies import frames_of
+from .documents import frames_from
 from .recent import Recent
 from .waking import Waking, topic_of_path, topic_of_run
 
@@ -266,8 +266,8 @@ class Following:
 
     # --- documents ------------------------------------------------------------------------------
 
-    def run(self, path: tuple[str, ...]) -> str:
-        """Return the uid of the run at `path`, whose documents can be followed.
+    def run(self, path: tuple[str, ...]) -> tuple[str, bool]:
+        """Return the uid of the run at `path`, whose documents can be followed, and whether more are expected.
 
         Raises
         ------
@@ -284,31 +284,36 @@ class Following:
                 "follow what changes in it",
                 uid=run.uid,
             )
-        return run.uid
+        return run.uid, run.open
 
     def topic_of_documents(self, uid: str) -> str:
         return topic_of_run(uid)
 
-    def frames_at_once(self, uid: str, first: int) -> Frames | None:
-        """Return the frames of documents from `first` on, on an event loop; None if that takes long: use `frames`.
-
-        `first` is where a batch begins, as it is behind another one.
-        """
-        known = self._records.get((uid, first))
+    def frames_at_once(self, uid: str, at: int, first: int) -> Frames | None:
+        """Return what `frames` does, on an event loop; None if that would take long there."""
+        known = self._records.get((uid, at)) if first <= at else None
         if known is not None:
             return Frames([known[0]], known[1], False)
-        return self._at_once(lambda snapshot: self._frames(snapshot, uid, first, 1))
+        return self._at_once(lambda snapshot: self._frames(snapshot, uid, at, first, 1))
 
-    def frames(self, uid: str, first: int) -> Frames:
-        """Return frames of documents from `first` on, some at a time."""
+    def frames(self, uid: str, at: int, first: int) -> Frames:
+        """Return frames of the batches from document `at` on, some at a time.
+
+        Parameters
+        ----------
+        at : int
+            Where a batch begins, as it does behind another one.
+        first : int
+            Documents before it are left out.
+        """
         with self._catalog.read() as snapshot:
-            return self._frames(snapshot, uid, first, 16)
+            return self._frames(snapshot, uid, at, first, 16)
 
-    def _frames(self, snapshot: Snapshot, uid: str, first: int, most: int) -> Frames:
+    def _frames(self, snapshot: Snapshot, uid: str, at: int, first: int, most: int) -> Frames:
         pieces: list[bytes] = []
-        at, size = first, 0
-        for record in snapshot.documents(uid, first):
-            body, end = self._body(uid, record)
+        size = 0
+        for record in snapshot.documents(uid, at):
+            body, end = self._body(uid, record, first)
             pieces.append(body)
             at, size = end, size + len(body)
             if len(pieces) >= most or size >= 1 << 20:
@@ -318,10 +323,11 @@ class Following:
         heard = snapshot.run_heard(uid)
         return Frames([], at, heard is None or not heard.open)
 
-    def _body(self, uid: str, record: LogRecord) -> tuple[bytes, int]:
+    def _body(self, uid: str, record: LogRecord, first: int) -> tuple[bytes, int]:
         begin = record.first_ordinal or 0
-        found = frames_of(record), begin + (record.count or 0)
-        if len(found[0]) <= _KEPT_BYTES:
+        found = frames_from(record, first), begin + (record.count or 0)
+        # A record never changes, so it is read once for all who follow the run.
+        if first <= begin and len(found[0]) <= _KEPT_BYTES:
             self._records[(uid, begin)] = found
         return found
 

@@ -1,20 +1,20 @@
 """Short parts of arrays, read on the event loop: handing one over to a thread and back takes longer than reading it.
 
 It is the same reading as in `flystore.service.arrays`, with the same looks at the files, within bounds: the catalogue
-is as it was when the array was looked up, the file was opened before and lies on a disk of this machine, its chunk index
-is known, the bytes are in memory, few, and not packed by a slow codec. What is not certain, and whatever goes wrong, is
-`NotAtOnce`: then the part is read in a thread, which says what is wrong.
+is as it was when the array was looked up, the file was opened before and lies on a disk of this machine, its chunk
+index is known, the bytes are in memory, few, and not packed by a slow codec. What is not certain, and whatever goes
+wrong, is `NotAtOnce`: then the part is read in a thread, which says what is wrong.
 """
 
 from flystore.catalog import NotAtOnce
 from flystore.model.errors import FlystoreError
-from flystore.readers import SHORT_BYTES, NearReader
+from flystore.readers import SHORT_BYTES
 from flystore.storage import NearFile, NearNames, OpenedFile, Roots, WouldWait, reserved_at_once
 
 from .changed import WatchedRoots
 from .parts import Index, as_bytes, planned_part
 from .probing import Prober
-from .sighted import Sights
+from .sighted import Sight
 
 _WORKING = 3  # a chunk as stored, between two filters, and decoded
 
@@ -28,8 +28,7 @@ class ShortReads:
         Names of files that were opened before; whoever reads in threads adds to it.
     """
 
-    def __init__(self, sights: Sights, prober: Prober, roots: Roots, near: NearNames, response_bytes: int) -> None:
-        self._sights = sights
+    def __init__(self, prober: Prober, roots: Roots, near: NearNames, response_bytes: int) -> None:
         self._prober = prober
         self._roots = roots
         self._near = near
@@ -37,7 +36,7 @@ class ShortReads:
 
     def read(
         self,
-        path: tuple[str, ...],
+        sight: Sight,
         wanted: tuple[Index, ...] = (),
         *,
         block: tuple[int, ...] | None = None,
@@ -45,14 +44,16 @@ class ShortReads:
     ) -> memoryview:
         """Return what `Arrays.read` or `Arrays.read_block` would.
 
+        Parameters
+        ----------
+        sight : Sight
+            Seen just now.
+
         Raises
         ------
         NotAtOnce
             If it is not certain that this is quick; ask `Arrays.body` in a thread.
         """
-        sight = self._sights.known(path)
-        if sight is None:
-            raise NotAtOnce("it is not known as it is now")
         entry = sight.entry
         if entry.node is None or entry.node.external is None:
             raise NotAtOnce("its files were registered")
@@ -64,9 +65,7 @@ class ShortReads:
                 raise NotAtOnce("it is long, or nothing")
             roots = _NearRoots(self._roots, self._near)
             with reserved_at_once(2 * planned.nbytes, _WORKING * SHORT_BYTES, "this part"):
-                with NearReader(sight.files.files, roots) as reader:
-                    found = sight.files.read(planned.picked, sight.structure, reader, roots, SHORT_BYTES)
-                return as_bytes(found)
+                return as_bytes(sight.files.read_short(planned.picked, sight.structure.shape[0], roots))
         except (WouldWait, FlystoreError) as error:
             raise NotAtOnce(str(error)) from error
 

@@ -38,10 +38,13 @@ class Version(msgspec.Struct, frozen=True):
         Another one once the data are, and after a restart of the service. None: the data may change unseen.
     itemsize : int
         Bytes of an item of an array; 0 where there is none.
+    sight : Sight or None
+        Of an array in files of others: what it was seen in.
     """
 
     mark: bytes | None
     itemsize: int = 0
+    sight: Sight | None = None
 
 
 class Versions:
@@ -125,7 +128,7 @@ class Versions:
         quiet = run is not None and not run.open and now >= run.last_received + QUIET_S
         if mark is None and quiet and may_settle(entry.observation, now):
             return Version(None, itemsize), node if node.family is Family.ARRAY else None
-        return Version(self._marked(mark), itemsize), None
+        return Version(self._marked(mark), itemsize, sight), None
 
     def _marked(self, state: bytes | None) -> bytes | None:
         return None if state is None else hashlib.blake2b(state, digest_size=16, key=self._salt).digest()

@@ -8,6 +8,18 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def reserved_port() -> socket.socket:
+    """Return a socket that holds a port of 127.0.0.1 as long as it is open, and that nobody can connect to.
+
+    A server that allows addresses to be used again can listen there, as often as a test likes. A port that was only
+    looked up and let go may be somebody else's by then, or a client that tries it may come to be connected to itself.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 @contextmanager
 def serving(
     app: Any, *, lifespan: str = "auto", start_seconds: float = 30.0, settings: dict[str, Any] | None = None

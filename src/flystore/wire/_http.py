@@ -4,7 +4,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
@@ -155,7 +156,8 @@ class HttpTransport:
         try:
             response = self._send(method, path, params, {**self._compressed, **(headers or {})}, body, timeout)
             with _released(response):
-                yield StreamedAnswer(response.status, _lower(response.headers), self._chunks(response, what))
+                chunks = self._chunks(response, what)
+                yield StreamedAnswer(response.status, _lower(response.headers), chunks, partial(_shut, response))
         except HTTPError as error:
             self._fail(what, error)
 
@@ -276,6 +278,12 @@ class HttpTransport:
         else:
             advice = "The connection broke; try again."
         raise Unavailable(f"{what}: {reason}. {advice}", url=self._base_url) from error
+
+
+def _shut(response: BaseHTTPResponse) -> None:
+    """Have a read that waits in another thread end as if the service had gone."""
+    with suppress(ValueError, OSError):  # it has ended by itself
+        response.shutdown()
 
 
 def _restore(base_url: str, api_key: str | None, timeout: float) -> HttpTransport:

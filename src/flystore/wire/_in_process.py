@@ -189,12 +189,22 @@ class InProcessTransport:
                     raise self._broken(exchange, piece)
                 yield piece
 
-        task = asyncio.run_coroutine_threadsafe(run(), self._open_loop())
+        def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.QueueFull):  # then nobody waits
+                waiting.put_nowait(Unavailable(f"{exchange.what}: ended from another thread"))
+
+        def abort() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and everything on it
+                self._loop.call_soon_threadsafe(end)
+
+        loop = self._open_loop()
+        task = asyncio.run_coroutine_threadsafe(run(), loop)
         try:
             self._wait(exchange.started.wait(), limit)
             if exchange.status >= 400:
                 raise_for_error(exchange.status, exchange.headers, b"".join(chunks()), exchange.what)
-            yield StreamedAnswer(exchange.status, exchange.headers, chunks())
+            yield StreamedAnswer(exchange.status, exchange.headers, chunks(), abort)
         finally:
             task.cancel()
 
@@ -292,7 +302,7 @@ class InProcessTransport:
     def _open_loop(self, work: Coroutine[Any, Any, Any] | None = None) -> asyncio.AbstractEventLoop:
         problem: FlystoreError | None = None
         if self._closed:
-            problem = Unavailable(f"{self._where} is closed; open it again")
+            problem = Unavailable(f"{self._where} is closed; open it again", closed=True)
         elif threading.current_thread() is self._thread:
             problem = InvalidRequest(f"{self._where} cannot be called from inside itself")
         if problem is None:

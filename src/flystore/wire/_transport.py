@@ -1,6 +1,6 @@
 """The protocol that every way of reaching a service keeps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +10,10 @@ Params = Mapping[str, Any] | Sequence[tuple[str, Any]]
 """Query parameters; a list value repeats the name, None leaves it out."""
 
 Headers = Mapping[str, str]
+
+
+def _nothing() -> None:
+    """Do nothing: an answer that does not wait needs no end."""
 
 
 class StreamedAnswer(NamedTuple):
@@ -22,11 +26,14 @@ class StreamedAnswer(NamedTuple):
         Names in lower case.
     chunks : iterator of bytes
         The body in pieces of any size; only valid inside the ``with`` block.
+    abort : callable
+        Ends a wait for the next piece, from another thread: the wait raises `Unavailable`.
     """
 
     status: int
     headers: Headers
     chunks: Iterator[bytes]
+    abort: Callable[[], None] = _nothing
 
 
 class Transport(Protocol):

@@ -80,7 +80,10 @@ class StreamPositions:
         first, stop = doc["seq_nums"]["start"], doc["seq_nums"]["stop"]
         if type(first) is int and type(stop) is int:
             source = doc.get("stream_resource")
-            self._others.setdefault(source, SeqNums()).add_range(first, stop, ordinal)
+            rows = self._others.get(source)
+            if rows is None:
+                rows = self._others[source] = SeqNums()
+            rows.add_range(first, stop, ordinal)
 
     def last_with(self, seq_num: int) -> int | None:
         """Return the ordinal of the last document so far that carries `seq_num`; None if none does."""

@@ -12,7 +12,7 @@ SERVER_PARTS = ["starlette", "uvicorn", "sqlalchemy", "h5py", "zarr", "numcodecs
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
 
 
 def command(*arguments, without=()):

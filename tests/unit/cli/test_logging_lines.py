@@ -15,12 +15,17 @@ from flystore.cli._logging import log_to_stderr
 
 @pytest.fixture
 def lines(monkeypatch):
-    """Return a function that sets logging up and one that returns what was logged."""
+    """Return a function that sets logging up and returns where the lines go."""
     root, requests = logging.getLogger(), logging.getLogger("flystore.requests")
     before = root.handlers[:], root.level, requests.level
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    yield lambda **options: log_to_stderr(options.pop("verbose", True), **options) or stream
+
+    def begin(*, verbose=True, **options):
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        log_to_stderr(verbose, **options)
+        return stream
+
+    yield begin
     root.handlers[:], root.level = before[0], before[1]
     requests.setLevel(before[2])
 

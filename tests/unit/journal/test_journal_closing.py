@@ -4,7 +4,6 @@ If these fail, a session cannot be ended, or other runs are not sent, because a 
 """
 
 import threading
-import time
 
 import pytest
 
@@ -53,9 +52,8 @@ def test_closing_returns_in_time_while_a_sync_hangs(tmp_path, hanging, caplog):
     journal = Journal.create(tmp_path, target=TARGET, reserve_bytes=0, sync_interval=1e-3)
     log = append(journal)
     hanging.begun.wait()
-    began = time.monotonic()
     assert journal.close(0.05) is False
-    assert time.monotonic() - began < 5.0
+    assert not hanging.release.is_set()
     assert "does not come back from a sync" in caplog.text
     with pytest.raises(Misconfigured, match="closed"):
         log.append(document_payloads(1)[0])
@@ -90,7 +88,7 @@ def test_a_run_that_is_stored_waits_for_its_files_only_a_moment(tmp_path, hangin
     log.acknowledge(3)
     assert not log.remove_if_done()
     hanging.release.set()
-    assert journal.close(30)
+    assert journal.close(100)
     assert not journal.path.exists()
 
 

@@ -47,7 +47,7 @@ def test_a_killed_writer_leaves_its_documents_to_the_next(tmp_path):
         assert is_locked(journals(tmp_path)[0])
         assert orphans(tmp_path) == []
         child.send_signal(signal.SIGKILL)
-        child.wait(30)
+        child.wait(100)
     assert [str(found) for found in orphans(tmp_path)] == [path]
     with Journal.take_over(path) as taken:
         assert len(read_documents(taken.logs[0])) == 100
@@ -117,7 +117,7 @@ def test_the_lock_outlives_no_parent_through_a_forked_child(tmp_path):
         assert child.stdout is not None
         path = child.stdout.readline().strip()
         assert child.stdout.readline() == "forked\n"
-        child.wait(30)  # the parent; its child still waits for our end of the pipe
+        child.wait(100)  # the parent; its child still waits for our end of the pipe
         assert [str(found) for found in orphans(tmp_path)] == [path]
 
 

@@ -49,7 +49,7 @@ class Log:
 
     def wait(self, ready):
         with self.changed:
-            assert self.changed.wait_for(ready, 30)
+            assert self.changed.wait_for(ready, 100)
 
 
 @pytest.fixture
@@ -59,7 +59,8 @@ def group():
     group.close()
 
 
-def test_a_scan_asks_once_however_many_documents_it_has(group):
+def test_a_scan_asks_once_however_many_documents_it_has(group, monkeypatch):
+    monkeypatch.setattr(sync_module, "AWAKE_S", 1e6)
     log = Log(group)
     for _ in range(50):
         log.grow()

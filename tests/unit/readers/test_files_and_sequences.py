@@ -380,4 +380,4 @@ def test_no_file_stays_open(tmp_path):
             read(reader, [0], (0, 0, 0))
     with reader_of(tmp_path, "application/x-npy", "<f8", (), [Resource(f"file://localhost{tmp_path}/x.npy")]) as r:
         assert r.probe().resources[0].status == "mismatch"
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before

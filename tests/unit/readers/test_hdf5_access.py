@@ -49,7 +49,7 @@ def assert_refused(place, error, dataset="entry/data", **kwargs):
         assert str(place / "root") not in caught.value.message.replace(f"file://localhost{place}/root", "")
         status = {OutsideRoots: "outside-roots", MissingAsset: "missing"}.get(error, "unreadable")
         assert reader.probe().resources[0].status == status
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("target", ["{place}/outside/source.h5", "../outside/source.h5", "/etc/passwd", "x/../../y"])

@@ -46,6 +46,7 @@ def described(monkeypatch):
     real = _hdf5.layout_of
     monkeypatch.setattr(_hdf5, "layout_of", lambda *given: calls.append(given) or real(*given))
     monkeypatch.setattr(_hdf5, "_young", _hdf5._KeptYoung())
+    monkeypatch.setattr(_h5file, "SETTLED_NS", 10**18)  # young however long the test takes
     monkeypatch.setattr(_hdf5, "_kept", _hdf5._Kept())
     return calls
 

@@ -109,7 +109,7 @@ def test_many_files_are_joined_with_few_of_them_open(tmp_path):
     with reader_of(tmp_path, names, (300, 3)) as reader:
         assert reader.read((slice(None, None, -2), 0)).tolist() == [3 + i for i in reversed(range(150))]
         assert len(os.listdir("/proc/self/fd")) < before + 100
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_scalars_are_stacked(tmp_path):
@@ -180,7 +180,7 @@ def test_a_readers_slice_that_is_none_is_refused(tmp_path, text):
     before = set(os.listdir("/proc/self/fd"))
     with reader_of(tmp_path, names, (6, 4), slice=text) as reader, pytest.raises(InvalidRequest):
         reader.read()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(

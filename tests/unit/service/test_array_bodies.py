@@ -219,7 +219,7 @@ def test_a_damaged_chunk_ends_the_pieces_and_closes_the_file(service):
     with open(name, "r+b") as file:
         file.seek(offset)
         file.write(b"\xff" * 8)
-    assert service.arrays._prober.wait_idle(10)
+    assert service.arrays._prober.wait_idle(100)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrays, "SENT_BYTES", 256)
         pieces = service.arrays.body(path).pieces

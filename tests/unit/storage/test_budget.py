@@ -33,17 +33,17 @@ def test_what_could_never_fit_is_too_large_and_takes_nothing():
 
 
 def test_what_others_hold_is_waited_for():
-    budget, holding, go_on = Budget(100, wait_seconds=20), threading.Event(), threading.Event()
+    budget, holding, go_on = Budget(100, wait_seconds=100), threading.Event(), threading.Event()
 
     def hold():
         with budget.account():
             reserve(80, "this")
             holding.set()
-            assert go_on.wait(20)
+            assert go_on.wait(100)
 
     other = threading.Thread(target=hold)
     other.start()
-    assert holding.wait(20)
+    assert holding.wait(100)
     with budget.account() as account:
         assert not account.try_take(50, "that")
         threading.Timer(0.05, go_on.set).start()

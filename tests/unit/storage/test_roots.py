@@ -44,7 +44,7 @@ def test_a_file_inside_opens_and_closes(roots, place):
         assert file.size == 6
         assert file.fingerprint[1] == 6
         assert not os.get_inheritable(file.fd)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_no_roots_mean_nothing_is_readable(place):
@@ -74,7 +74,7 @@ def test_what_is_outside_is_outside_whether_or_not_it_exists(roots, place, path,
     with pytest.raises(OutsideRoots) as caught:
         roots.open(uri(place / path))
     assert caught.value.kind == "outside-roots"
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -115,7 +115,7 @@ def test_what_counts_is_where_the_descriptor_leads(roots, place, monkeypatch):
     monkeypatch.setattr(os, "open", swap_then_open)
     with pytest.raises(OutsideRoots):
         roots.open(uri(target))
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Scripted:
 
     def __exit__(self, *exc):
         self.listener.close()
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 

@@ -2,10 +2,12 @@
 
 import json
 import threading
+from contextlib import ExitStack
 
 import pytest
 
 from flystore.testing.ingest_server import IngestServer, IngestStore
+from flystore.testing.serving import reserved_port
 from flystore.writer import RunWriter
 
 QUICK = {"linger": 0.0, "first_pause": 0.01, "longest_pause": 0.05, "reserve_bytes": 0}
@@ -17,7 +19,7 @@ def _no_thread_is_left():
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
     for thread in left:
-        thread.join(5.0)
+        thread.join(60.0)
     assert [thread for thread in left if thread.is_alive()] == []
 
 
@@ -25,6 +27,13 @@ def _no_thread_is_left():
 def server():
     with IngestServer(IngestStore()) as server:
         yield server
+
+
+@pytest.fixture
+def unused_port():
+    """Return a function that gives a port at which nobody listens but who is told of it, for as long as the test."""
+    with ExitStack() as held:
+        yield lambda: held.enter_context(reserved_port()).getsockname()[1]
 
 
 @pytest.fixture

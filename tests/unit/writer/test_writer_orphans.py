@@ -6,7 +6,7 @@ If these fail, the documents of a process that died wait until somebody happens 
 import logging
 
 import pytest
-from test_writer_shipping import DESCRIPTOR, START, scan, unused_port, wait_until
+from test_writer_shipping import DESCRIPTOR, START, scan, wait_until
 
 from flystore.journal import Journal, journals, orphans
 from flystore.testing.ingest_server import IngestServer
@@ -30,7 +30,7 @@ def looking(monkeypatch):
 @pytest.mark.usefixtures("looking")
 def test_an_idle_writer_sends_what_another_leaves_later(make_writer, server, home):
     writer = make_writer(server.url)
-    writer.flush(10)
+    writer.flush(60)
     path = abandoned(home, 50, uid="run-o", target=server.url)
     wait_until(lambda: stored(server) == 50)
     wait_until(lambda: not path.exists())
@@ -95,7 +95,7 @@ def test_what_lives_is_left_alone(make_writer, server, home, looking):
     wait_until(lambda: stored(server) == 10)
 
 
-def test_when_the_service_comes_back_it_is_looked_again(make_writer, home):
+def test_when_the_service_comes_back_it_is_looked_again(make_writer, home, unused_port):
     port = unused_port()
     url = f"http://127.0.0.1:{port}"
     writer = make_writer(url)
@@ -104,7 +104,7 @@ def test_when_the_service_comes_back_it_is_looked_again(make_writer, home):
     abandoned(home, 50, uid="run-o", target=url)
     with IngestServer(port=port) as server:
         wait_until(lambda: stored(server) == 50)
-        writer.flush(10)
+        writer.flush(60)
         assert stored(server, "run-1") == 23
 
 
@@ -171,7 +171,7 @@ def test_what_was_left_for_this_host_by_one_name_is_sent_by_a_writer_with_anothe
     other = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}[host]
     abandoned(home, 20, uid="run-o", target=f"http://{other}:{server.port}")
     writer = make_writer(f"http://{host}:{server.port}/api/v1/")
-    writer.flush(10)
+    writer.flush(60)
     assert stored(server) == 20
     assert writer.status().warnings == ()
 
@@ -184,6 +184,6 @@ def test_what_another_host_left_for_its_own_service_is_not_given_to_ours(
     (path / "lock").write_text("held by process 5 on another-host\n")
     monkeypatch.setattr(adoption_module, "network_filesystem", lambda path: filesystem)
     writer = make_writer(server.url)
-    writer.flush(10)
+    writer.flush(60)
     assert stored(server) == (20 if sent else 0)
     assert any("on another-host" in warning for warning in writer.status().warnings) is not sent

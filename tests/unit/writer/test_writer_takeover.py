@@ -39,7 +39,7 @@ def write_until_killed(url, home, uid, events):
                 break
         child.send_signal(signal.SIGKILL)
         rest = child.stdout.read().split("\n")[:-1]
-        child.wait(30)
+        child.wait(100)
     return max([int(line), *map(int, rest)])
 
 
@@ -51,32 +51,30 @@ def event_numbers(server, uid):
 def test_a_writer_that_was_killed_loses_nothing_and_doubles_nothing(make_writer, server, home, events):
     taken = write_until_killed(server.url, home, "run-k", events)
     writer = make_writer(server.url)
-    writer.flush(20)
+    writer.flush(60)
     numbers = event_numbers(server, "run-k")
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) in (taken, taken + 1)  # it may have died between taking an event and saying so
     assert orphans(home) == []
 
 
-def test_a_writer_killed_while_the_service_was_away_loses_nothing(make_writer, home):
-    server = IngestServer()
-    url, port = server.url, server.port
-    server.stop()
+def test_a_writer_killed_while_the_service_was_away_loses_nothing(make_writer, home, unused_port):
+    port = unused_port()
+    url = f"http://127.0.0.1:{port}"
     taken = write_until_killed(url, home, "run-k", 300)
     with IngestServer(port=port) as server:
         writer = make_writer(url)
-        writer.flush(20)
+        writer.flush(60)
         assert event_numbers(server, "run-k")[:taken] == list(range(1, taken + 1))
 
 
-def test_the_next_process_sends_what_is_left_and_the_status_says_so(make_writer, server, home):
-    port_free = IngestServer()
-    url, port = port_free.url, port_free.port
-    port_free.stop()
+def test_the_next_process_sends_what_is_left_and_the_status_says_so(make_writer, server, home, unused_port):
+    port = unused_port()
+    url = f"http://127.0.0.1:{port}"
     taken = write_until_killed(url, home, "run-k", 10)
     writer = make_writer(url)
     until = threading.Event()
-    for _ in range(1000):
+    for _ in range(6000):
         runs = writer.status().runs
         if runs:
             break
@@ -84,7 +82,7 @@ def test_the_next_process_sends_what_is_left_and_the_status_says_so(make_writer,
     assert runs[0].adopted
     assert "left by an earlier writer" in repr(writer.status())
     with IngestServer(port=port) as back:
-        writer.flush(20)
+        writer.flush(60)
         assert len(event_numbers(back, "run-k")) >= taken
 
 
@@ -97,7 +95,7 @@ def test_of_writers_that_start_together_one_sends_an_orphan(server, home):
     retarget(path, server.url)
     writers = [RunWriter(server.url, journal=home, linger=0.0, reserve_bytes=0) for _ in range(5)]
     for writer in writers:
-        writer.flush(20)
+        writer.flush(60)
     for writer in writers:
         writer.close()
     run = server.store.runs["run-o"]
@@ -118,7 +116,7 @@ def test_documents_for_another_service_are_left_alone_and_mentioned(make_writer,
     path = abandoned(home, 10)
     retarget(path, "http://elsewhere:8000")
     writer = make_writer(server.url)
-    writer.flush(10)
+    writer.flush(60)
     assert server.store.runs == {}
     assert any("http://elsewhere:8000" in warning for warning in writer.status().warnings)
     writer.close()
@@ -133,7 +131,7 @@ def test_damage_is_kept_and_what_precedes_it_is_sent(make_writer, server, home):
     content[frame_offsets(file)[30] + 12] ^= 1
     file.write_bytes(bytes(content))
     writer = make_writer(server.url)
-    writer.flush(10)
+    writer.flush(60)
     (parked,) = writer.status().parked
     assert "frame 29" in parked.parked
     assert len(server.store.documents("run-1")) == 28  # the template is no document
@@ -149,7 +147,7 @@ def test_a_stale_writer_is_refused_after_its_journal_was_taken_over(make_writer,
         log.append(payloads)
     old._lock.release()  # as if the lock had been lost with the file server
     taker = make_writer(server.url)
-    taker.flush(10)
+    taker.flush(60)
     assert server.store.runs["run-1"].epoch == 2
     from flystore.wire import HttpTransport
     from flystore.writer._options import ShippingOptions
@@ -161,7 +159,7 @@ def test_a_stale_writer_is_refused_after_its_journal_was_taken_over(make_writer,
     shipper.take(log, "run-1")
     shipper.start()
     with pytest.raises(Exception, match=r"older than 2|cannot be read"):
-        shipper.wait_for(shipper.all_stored, 10, lambda: "sending")
+        shipper.wait_for(shipper.all_stored, 60, lambda: "sending")
     shipper.stop(5)
     transport.close()
     old._sync.close()
@@ -174,7 +172,7 @@ def test_a_process_that_ends_without_closing_has_sent_everything(server, home):
     script = WRITE.replace("itertools.count(1)", "range(1, 51)").replace("linger=0.0", "linger=5.0")
     script += 'writer("stop", {"uid": "s", "run_start": uid})\n'
     done = subprocess.run(
-        [sys.executable, "-c", script, server.url, str(home), "run-e"], capture_output=True, timeout=60
+        [sys.executable, "-c", script, server.url, str(home), "run-e"], capture_output=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     assert event_numbers(server, "run-e") == list(range(1, 51))
@@ -185,7 +183,7 @@ def test_a_process_that_ends_while_the_service_hangs_ends_all_the_same(server, h
     server.hold.set()
     script = WRITE.replace("itertools.count(1)", "range(1, 51)")
     done = subprocess.run(
-        [sys.executable, "-c", script, server.url, str(home), "run-e"], capture_output=True, timeout=60
+        [sys.executable, "-c", script, server.url, str(home), "run-e"], capture_output=True, timeout=100
     )
     server.release()
     assert done.returncode == 0, done.stderr

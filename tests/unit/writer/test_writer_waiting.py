@@ -4,7 +4,6 @@ If these fail, an adaptive scan decides on data that is not there yet, or hangs.
 """
 
 import threading
-import time
 from random import Random
 
 import pytest
@@ -22,7 +21,7 @@ DESCRIPTOR = ("descriptor", {"uid": "d-1", "run_start": "run-1", "name": "primar
 
 @pytest.fixture
 def writer(make_writer, server):
-    writer = make_writer(server.url, linger=60.0)
+    writer = make_writer(server.url, linger=1e6)
     writer(*START)
     writer(*DESCRIPTOR)
     return writer
@@ -32,7 +31,7 @@ def writer(make_writer, server):
 def test_a_row_is_stored_when_wait_returns(writer, server, until):
     for number in range(1, 6):
         writer("event", event(number))
-        writer.wait("run-1", number, until=until, timeout=10)
+        writer.wait("run-1", number, until=until, timeout=60)
         assert server.store.documents("run-1")[-1] == ("event", event(number))
 
 
@@ -43,9 +42,9 @@ def test_waiting_for_an_earlier_row_does_not_need_the_later_ones(make_writer):
         writer(*DESCRIPTOR)
         writer("event", event(1))
         writer("event", {**event(2), "note": "x" * 5000})
-        writer.wait("run-1", 1, timeout=10)
+        writer.wait("run-1", 1, timeout=60)
         with pytest.raises(Exception, match="are more than 2000"):
-            writer.wait("run-1", 2, timeout=10)
+            writer.wait("run-1", 2, timeout=60)
 
 
 def test_waiting_for_a_row_that_is_not_there_yet_ends_when_it_comes(writer):
@@ -55,7 +54,7 @@ def test_waiting_for_a_row_that_is_not_there_yet_ends_when_it_comes(writer):
     def wait():
         waiting.set()
         try:
-            writer.wait("run-1", 1, timeout=20)
+            writer.wait("run-1", 1, timeout=60)
         except Exception as error:
             failed.append(error)
 
@@ -63,7 +62,7 @@ def test_waiting_for_a_row_that_is_not_there_yet_ends_when_it_comes(writer):
     thread.start()
     waiting.wait()
     writer("event", event(1))
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     assert failed == []
 
@@ -81,16 +80,16 @@ def test_waiting_for_a_stream_of_files_waits_for_every_detector(writer, server):
                 "indices": {"start": 0, "stop": 10},
             },
         )
-        writer.wait("run-1", 5, timeout=10)
+        writer.wait("run-1", 5, timeout=60)
         assert len(server.store.documents("run-1")) == 4 + 2 * number
 
 
 def test_a_retaken_row_is_waited_for_as_it_was_taken_last(writer, server):
     for number in (1, 2, 3):
         writer("event", event(number))
-    writer.wait("run-1", 3, timeout=10)
+    writer.wait("run-1", 3, timeout=60)
     writer("event", {**event(2), "uid": "again"})
-    writer.wait("run-1", 2, timeout=10)
+    writer.wait("run-1", 2, timeout=60)
     assert server.store.documents("run-1")[-1][1]["uid"] == "again"
 
 
@@ -126,15 +125,13 @@ def test_waiting_for_a_run_that_is_parked_raises_why(writer, server):
     server.fail_next(Conflict("the run was deleted"))
     writer("event", event(1))
     with pytest.raises(Conflict, match="deleted"):
-        writer.wait("run-1", 1, timeout=10)
+        writer.wait("run-1", 1, timeout=60)
 
 
 def test_flush_returns_as_soon_as_nothing_is_left(make_writer, server):
     for _ in range(5):
         writer = make_writer(server.url)
-        began = time.monotonic()
-        writer.flush(60)
-        assert time.monotonic() - began < 30
+        writer.flush()  # for ever, if something were left
         writer.close()
 
 

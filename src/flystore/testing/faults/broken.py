@@ -19,6 +19,10 @@ class _Patch(NamedTuple):
 
 
 Make = Callable[[], list[_Patch]]
+SHOWN_TO, LOOKS = 8, 4
+"""Readers who are shown a half state by ``commit-twice-and-show``, and how often each asks for documents meanwhile: of
+four times in a row, two have the rows asked for in between."""
+
 _VARIANTS: dict[str, Make] = {}
 
 
@@ -150,9 +154,8 @@ def _gaps_accepted() -> list[_Patch]:
     return [_Patch(Ingest, "batch", batch)]
 
 
-@variant("commit-twice")
-def _commit_twice() -> list[_Patch]:
-    """Rows are committed by themselves, before the log record and the run that they belong to."""
+def _committing_twice(dwell: Callable[[], object]) -> _Patch:
+    """Rows are committed by themselves; `dwell` is how long they stay alone."""
     from flystore.catalog._transaction import Transaction
 
     real = Transaction.append_segment
@@ -161,11 +164,40 @@ def _commit_twice() -> list[_Patch]:
         real(self, *args, **more)
         self._session.sql("RELEASE SAVEPOINT flystore")
         self._session.sql("COMMIT")
-        threading.Event().wait(0.03)  # batches are few and quick: somebody must come by meanwhile
+        dwell()
         self._session.sql("BEGIN IMMEDIATE")
         self._session.sql("SAVEPOINT flystore")
 
-    return [_Patch(Transaction, "append_segment", append_segment)]
+    return _Patch(Transaction, "append_segment", append_segment)
+
+
+@variant("commit-twice")
+def _commit_twice() -> list[_Patch]:
+    """Rows are committed by themselves, before the log record and the run that they belong to."""
+    # Batches are few and quick: somebody must come by meanwhile.
+    return [_committing_twice(lambda: threading.Event().wait(0.03))]
+
+
+@variant("commit-twice-and-show")
+def _commit_twice_and_show() -> list[_Patch]:
+    """As ``commit-twice``, and rows stay alone until people have asked for documents so often that one has seen it."""
+    from flystore.service.documents import Documents
+
+    real = Documents.frames
+    asked, changed = [0], threading.Condition()
+
+    def frames(self: Any, *args: Any, **more: Any) -> Any:
+        with changed:
+            asked[0] += 1
+            changed.notify_all()
+        return real(self, *args, **more)
+
+    def dwell() -> None:
+        with changed:
+            wanted = asked[0] + SHOWN_TO * LOOKS
+            changed.wait_for(lambda: asked[0] >= wanted, 1.0)  # a run that nobody reads goes on, too
+
+    return [_committing_twice(dwell), _Patch(Documents, "frames", frames)]
 
 
 @variant("no-fsync")

@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 _ASK_BYTES = 1 << 16
 
 PATIENCE_S = 100.0
-"""Seconds until a process that says nothing, or does not end, is taken for one that hangs; less than a test may take."""
+"""Seconds until a process that says nothing or does not end is taken for one that hangs."""
 
 
 class Child:

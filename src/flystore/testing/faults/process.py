@@ -2,9 +2,12 @@
 
 import re
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from flystore.testing.serving import reserved_port
 
 from . import points
 from .forkserver import PATIENCE_S, Child, ForkServer
@@ -13,7 +16,7 @@ from .roles import BROKEN_VARIABLE
 KEY = "fault-key"
 """The API key of every `FaultyService`."""
 
-_READY = re.compile(r"flystore is ready at http://127\.0\.0\.1:([0-9]+)")
+_READY = re.compile(r"flystore is ready at http://127\.0\.0\.1:[0-9]+")
 
 QUICK_WRITER: dict[str, Any] = {
     "linger": 0.002,
@@ -76,6 +79,7 @@ class FaultyService:
         self._read = [str(root) for root in read]
         self._server = server
         self._child: Child | None = None
+        self._held: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -91,6 +95,9 @@ class FaultyService:
 
     def begin(self) -> None:
         """Start it and do not wait until it is ready."""
+        if self._held is None:  # for as long as it is away, too
+            self._held = reserved_port()
+            self.port = self._held.getsockname()[1]
         options = {
             "directory": str(self.directory),
             "port": self.port,
@@ -122,7 +129,6 @@ class FaultyService:
             message = self._running().message()
             ready = _READY.search(str(message.get("text", "")))
             if ready is not None:
-                self.port = int(ready[1])
                 return
 
     def kill(self) -> None:
@@ -155,6 +161,8 @@ class FaultyService:
     def __exit__(self, *_: object) -> None:
         if self._child is not None:
             self.kill()
+        if self._held is not None:
+            self._held.close()
 
 
 class FaultyWriter:
