@@ -29,16 +29,21 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    def call(self, task: str, **arguments: Any) -> Any:
+    def call(self, task: str, *, within: float = ANSWER_SECONDS, **arguments: Any) -> Any:
         """Do a task and return what came out.
+
+        Parameters
+        ----------
+        within : float
+            Seconds that it may take.
 
         Raises
         ------
         Broken
-            If the task failed, or the worker ended.
+            If the task failed or took longer, or the worker ended.
         """
         self.begin(task, **arguments)
-        return self.result(task)
+        return self.result(task, within)
 
     def begin(self, task: str, **arguments: Any) -> None:
         """Begin a task; `result` waits for it."""
@@ -49,11 +54,11 @@ class Worker:
         except BrokenPipeError as error:
             raise Broken(f"the worker of {self._name} ended:\n{tail(self._log)}") from error
 
-    def result(self, task: str) -> Any:
-        """Return what came out of the task that was begun."""
+    def result(self, task: str, within: float = ANSWER_SECONDS) -> Any:
+        """Return what came out of the task that was begun, at most `within` seconds from now."""
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0]:
-            raise Broken(f"{task} of {self._name} took longer than {ANSWER_SECONDS:.0f} s")
+        if not select.select([self._process.stdout], [], [], within)[0]:
+            raise Broken(f"{task} of {self._name} took longer than {within:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise Broken(f"the worker of {self._name} ended during {task}:\n{tail(self._log)}")

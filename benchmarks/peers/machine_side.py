@@ -64,6 +64,21 @@ class Tasks:
                 expect(int(frame[0, 0]) == number, f"frame {number}")
         return {"took": took}
 
+    def print_table(self, rows: int, columns: int) -> dict[str, float]:
+        """Print the table of a long run with Arrow: its numbers, and a time for each, the same in all of a row."""
+        import pyarrow as pa
+        import pyarrow.csv
+
+        number, now = np.arange(1, rows + 1), time.time() + np.arange(rows) * 1.237e-5
+        found: dict[str, Any] = {"seq_num": number, "time": now}
+        for column in range(columns):
+            found |= {f"c{column}": number + column * 0.25, f"ts_c{column}": now}
+        table, sink = pa.table(found), pa.BufferOutputStream()
+        began = time.perf_counter()
+        pyarrow.csv.write_csv(table, sink)
+        seconds = time.perf_counter() - began
+        return {"seconds": seconds, "bytes": sink.getvalue().size}
+
     def send_file(self, file: str) -> dict[str, float]:
         """Send a file through a TCP connection of this host into a new buffer: sendfile and recv_into."""
         listener = socket.create_server(("127.0.0.1", 0))

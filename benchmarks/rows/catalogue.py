@@ -12,12 +12,15 @@ from urllib.parse import urlencode
 from benchmarks.figures import Measure, percentile
 from benchmarks.interleave import Sample, column, interleaved
 from benchmarks.processes import Broken
-from benchmarks.services import Service
+from benchmarks.services import Service, bare_service
 from benchmarks.suite import FLYSTORE, STOCK, Suite
 from benchmarks.workers import Worker
 
 STOCK_ASKED = 3
 WHOLE = "whole"
+BARE = "bare ASGI"
+FILL_SECONDS = 3600.0
+"""For filling a catalogue: a million runs take nine minutes of a processor that does nothing else."""
 
 Start = Mapping[str, Any]
 
@@ -85,6 +88,7 @@ def measure(suite: Suite) -> Iterator[Measure]:
     sizes = suite.sizes
     with contextlib.ExitStack() as stack:
         filler = stack.enter_context(suite.a_worker(FLYSTORE, "catalogue"))
+        bare = stack.enter_context(bare_service(suite.directory / "bare-catalogue.log"))
         served: dict[str, tuple[Service, int]] = {}
         if STOCK in suite.sides and sizes.stock_catalogue:
             service = stack.enter_context(_stock(suite, filler, sizes.stock_catalogue))
@@ -99,6 +103,7 @@ def measure(suite: Suite) -> Iterator[Measure]:
                 party: partial(_ask, suite, filler, service, question, runs, STOCK_ASKED if party == STOCK else None)
                 for party, (service, runs) in served.items()
             }
+            parties[BARE] = partial(_ask_bare, suite, bare)
             interleaved({party: ask for party, ask in parties.items() if party != STOCK}, 1)
             yield from _lines(suite, name, reach, interleaved(parties, sizes.rounds, {STOCK: sizes.stock_rounds}))
 
@@ -133,7 +138,10 @@ def _lines(suite: Suite, name: str, reach: Mapping[str, str], samples: dict[str,
                 "less",
                 column(samples, STOCK, quantity, 1e3) if runs == suite.sizes.stock_catalogue else [],
                 column(samples, party, quantity, 1e3),
-                {smallest: column(samples, smallest, quantity, 1e3)} if party != smallest else {},
+                {
+                    BARE: column(samples, BARE, quantity, 1e3),
+                    **({smallest: column(samples, smallest, quantity, 1e3)} if party != smallest else {}),
+                },
                 reach.get(quantity, ""),
             )
 
@@ -149,6 +157,14 @@ def _ask(
 ) -> Sample:
     numbers = [drawn.randrange(runs) for _ in range(asked or suite.sizes.asked)]
     paths = [question(start) for start in filler.call("starts", numbers=numbers)]
+    return _asked(suite, service, paths)
+
+
+def _ask_bare(suite: Suite, service: Service) -> Sample:
+    return _asked(suite, service, ["/"] * suite.sizes.asked)
+
+
+def _asked(suite: Suite, service: Service, paths: list[str]) -> Sample:
     took = suite.user().call("latencies", **service.where, paths=paths, rounds=1)["took"]
     return {"p50": percentile(took, 50), "p99": percentile(took, 99)}
 
@@ -157,7 +173,7 @@ def _flystore(suite: Suite, filler: Worker, runs: int) -> Path:
     directory = (suite.keep or suite.directory) / f"flystore-of-{runs}"
     if not (directory / WHOLE).exists():
         suite.say(f"filling a catalogue of flystore with {runs:,} runs")
-        filler.call("fill_flystore", directory=str(directory), runs=runs)
+        filler.call("fill_flystore", within=FILL_SECONDS, directory=str(directory), runs=runs)
         (directory / WHOLE).touch()
     return directory
 
@@ -169,7 +185,7 @@ def _stock(suite: Suite, filler: Worker, runs: int) -> Iterator[Service]:
         with suite.a_service(STOCK, directory):
             pass  # makes the catalogue
         suite.say(f"filling a catalogue of stock with {runs:,} runs")
-        filler.call("fill_stock", database=str(directory / "catalog.db"), runs=runs)
+        filler.call("fill_stock", within=FILL_SECONDS, database=str(directory / "catalog.db"), runs=runs)
         (directory / WHOLE).touch()
     with suite.a_service(STOCK, directory) as service:
         yield service

@@ -10,6 +10,7 @@ from benchmarks.runs import long_run_of
 from benchmarks.suite import FLYSTORE, STOCK, Suite
 
 MB = 1e-6
+ARROW = "Arrow's CSV writer, one thread, in memory"
 DOCUMENTS = "/api/v1/container/full/{uid}?format=application/json-seq"
 TABLE = "/api/v1/table/full/{uid}/primary/internal?format=text/csv"
 
@@ -23,6 +24,8 @@ def measure(suite: Suite) -> Iterator[Measure]:
         ("CSV", TABLE, "≤ 0.3 s", ""),
     ):
         parties = {side: partial(_download, suite, side, path) for side in suite.sides}
+        if path == TABLE:
+            parties[ARROW] = partial(_print, suite)
         samples = interleaved(parties, sizes.rounds, {STOCK: sizes.stock_rounds})
         for quantity, part, unit, scale, reach in (
             ("seconds", "all of it", "s", 1.0, seconds_reach),
@@ -36,8 +39,13 @@ def measure(suite: Suite) -> Iterator[Measure]:
                 "less",
                 column(samples, STOCK, quantity, scale),
                 column(samples, FLYSTORE, quantity, scale),
-                reach=reach,
+                {ARROW: floor} if (floor := column(samples, ARROW, quantity, scale)) else {},
+                reach,
             )
+
+
+def _print(suite: Suite) -> Sample:
+    return dict(suite.machine().call("print_table", rows=suite.sizes.events, columns=suite.sizes.columns))
 
 
 def _download(suite: Suite, side: str, path: str) -> Sample:

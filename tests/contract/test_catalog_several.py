@@ -4,14 +4,13 @@ If these fail, a page shows a node's neighbours in its place, counts that are no
 another node; or values of a long run are cut off.
 """
 
-import sqlite3
-
 import pytest
 import sqlalchemy as sa
 
 from flystore.catalog import Observation, Segment
 from flystore.catalog._database import Fixed
 from flystore.catalog._schema import segments
+from flystore.model.errors import Damaged
 from flystore.model.structures import ArrayStructure, Family, Spec
 
 LONG = ArrayStructure.from_wire(
@@ -78,19 +77,6 @@ def test_a_long_value_is_read_whole_and_none_where_there_is_no_row(catalog, size
         assert snapshot._session.large(segments.c.body, BODY, row_id + 100) is None
 
 
-def test_a_long_value_that_cannot_be_read_is_no_missing_one(tmp_path, catalog):
-    with catalog.write() as tx:
-        tx.append_segment("s", 0, 1, b"x" * 10_000)
-    with catalog.read() as snapshot:
-        if snapshot._session.database != "sqlite":
-            pytest.skip("PostgreSQL has one way to read")
-        snapshot._session.driver.close()
-        with pytest.raises(sqlite3.ProgrammingError):
-            snapshot._session.large(segments.c.body, BODY, 1)
-
-
 def test_a_column_of_other_length_is_damaged_and_not_shown(catalog):
-    from flystore.model.errors import Damaged
-
     with catalog.read() as snapshot, pytest.raises(Damaged, match="is not there"):
         snapshot.column("s", Segment(0, 3, b"", 0.0), 0)

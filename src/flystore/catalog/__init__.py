@@ -10,10 +10,10 @@ from flystore.model.queries import SortKey
 
 from ._catalog import Catalog
 from ._database import NotAtOnce
-from ._examine import examine_file, examine_server
+from ._examine import examine_file, examine_server, others_at, version_at
 from ._file import copy_catalog, has_node, make_one_file, problems_in_file, version_of
 from ._log import is_as_stored
-from ._migrations import SCHEMA
+from ._migrations import SCHEMA, Step, steps_from
 from ._rows import (
     BY_COLUMNS,
     Committed,
@@ -57,6 +57,7 @@ __all__ = [
     "Slow",
     "Snapshot",
     "SortKey",
+    "Step",
     "Transaction",
     "copy_catalog",
     "examine_file",
@@ -65,8 +66,11 @@ __all__ = [
     "is_as_stored",
     "is_column",
     "make_one_file",
+    "others_at",
     "problem_of",
     "problems_in_file",
     "slow_queries",
+    "steps_from",
+    "version_at",
     "version_of",
 ]

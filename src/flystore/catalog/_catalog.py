@@ -12,7 +12,7 @@ from flystore.model.errors import NotReady
 
 from ._database import Database, connect
 from ._kept import Known
-from ._migrations import migrate
+from ._migrations import Step, migrate
 from ._rows import Committed, LogRecord, Segment
 from ._slow import Choose
 from ._snapshot import Snapshot
@@ -52,7 +52,13 @@ class Catalog:
 
     @classmethod
     def open(
-        cls, url: str, *, create: bool = True, clock: Callable[[], float] = time.time, trust: Trust | None = None
+        cls,
+        url: str,
+        *,
+        create: bool = True,
+        clock: Callable[[], float] = time.time,
+        trust: Trust | None = None,
+        tell: Callable[[Step, bool], None] | None = None,
     ) -> Self:
         """Open the catalogue at `url`, made or brought up to date if need be.
 
@@ -66,6 +72,8 @@ class Catalog:
             Gives Unix seconds for the times of nodes.
         trust
             Shared with others who write to the same store; None is the catalogue's own.
+        tell
+            Called before and after each step that brings it up to date; see `migrate`.
 
         Raises
         ------
@@ -77,7 +85,7 @@ class Catalog:
         """
         database = connect(url, create=create, trust=trust)
         try:
-            migrate(database, create=create)
+            migrate(database, create=create, tell=tell)
         except BaseException:
             database.close()
             raise

@@ -393,11 +393,7 @@ class SqliteDatabase:
                 session.driver.execute("BEGIN")
                 yield session
             finally:
-                session.driver.rollback()
-                if self._closed:
-                    session.connection.close()
-                else:
-                    self._idle.append(session)
+                self._give_back(session, self._idle)
 
     @contextmanager
     def glancing(self) -> Iterator[Session]:
@@ -411,11 +407,14 @@ class SqliteDatabase:
                 session.driver.execute("BEGIN")
                 yield session
             finally:
-                session.driver.rollback()
-                if self._closed:
-                    session.connection.close()
-                else:
-                    self._idle_glances.append(session)
+                self._give_back(session, self._idle_glances)
+
+    def _give_back(self, session: Session, idle: deque[Session]) -> None:
+        session.driver.rollback()
+        if self._closed:
+            session.connection.close()
+        else:
+            idle.append(session)
 
     def changes(self) -> int:
         with self._count_lock, self._without_waiting():

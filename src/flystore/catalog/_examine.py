@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from flystore.disk import Remark
 from flystore.model.errors import FlystoreError
 
+from ._database import connect
 from ._file import _opened, version_of
-from ._migrations import SCHEMA
+from ._migrations import SCHEMA, stored_version
 from ._schema import log, schema_version
 
 LEAST_SQLITE = (3, 35, 0)
@@ -152,3 +154,53 @@ def _clock_remark(connection: sa.Connection, shown: str) -> Remark:
         text = f"the clock of {shown} is {skew:+,.1f} s off this machine's; have both follow a time server (chrony)."
         return Remark("clock", "problem" if abs(skew) > 60 else "warning", text)
     return Remark("clock", "ok", f"the clock of {shown} agrees with this machine's to {MOST_SKEW_S:g} s.")
+
+
+def version_at(url: str) -> int:
+    """Return the schema version of the catalogue at an address; 0 if there is none. Nothing is made or changed.
+
+    Raises
+    ------
+    Unavailable
+        If a PostgreSQL server does not answer.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        path = Path(str(parsed.database))
+        return version_of(path) if path.is_file() else 0
+    with closing(connect(url, create=False)) as database, database.reading() as session:
+        return stored_version(session)
+
+
+def others_at(url: str) -> bool:
+    """Return whether other processes have the catalogue open; where that cannot be told: no.
+
+    In PostgreSQL anybody who is connected to the database counts.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _is_open(Path(str(parsed.database)))
+    with closing(connect(url, create=False)) as database, database.reading() as session:
+        found = session.compose(
+            sa.text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
+        )
+        return bool(found[0][0])
+
+
+def _is_open(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+        # All who have it open in WAL mode share a lock on the file, of which this is the opposite.
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return True
+            raise
+    return False

@@ -1,11 +1,12 @@
 """Bringing a catalogue to the schema that this version knows, at open.
 
-Migration n takes the schema from version n - 1 to n. All missing ones run in one transaction: after
-a crash the catalogue is at the old version or at the new one. A newer catalogue is refused.
+Migration n takes the schema from version n - 1 to n, in a transaction of its own: after a crash the
+catalogue is at one of the versions, and the next open goes on from there. A newer catalogue is refused.
 """
 
 import secrets
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -102,8 +103,34 @@ SCHEMA = len(MIGRATIONS)
 """The schema version that this program knows."""
 
 
-def migrate(database: Database, migrations: Sequence[Migration] = MIGRATIONS, *, create: bool) -> None:
-    """Bring a catalogue to version ``len(migrations)``.
+class Step(NamedTuple):
+    """One migration: the version that it leads to, and what it does, in a sentence."""
+
+    version: int
+    what: str
+
+
+def steps_from(version: int, migrations: Sequence[Migration] = MIGRATIONS) -> list[Step]:
+    """Return what is to be done to a catalogue of a version; nothing for one that is not there yet."""
+    if version == 0:
+        return []
+    said = [(step.__doc__ or "Change the schema.").partition("\n")[0] for step in migrations]
+    return [Step(number + 1, said[number]) for number in range(version, len(migrations))]
+
+
+def migrate(
+    database: Database,
+    migrations: Sequence[Migration] = MIGRATIONS,
+    *,
+    create: bool,
+    tell: Callable[[Step, bool], None] | None = None,
+) -> None:
+    """Bring a catalogue to version ``len(migrations)``, one version after the other, each whole or not at all.
+
+    Parameters
+    ----------
+    tell : callable, optional
+        Called with each step before it is done, with False, and after, with True.
 
     Raises
     ------
@@ -112,11 +139,20 @@ def migrate(database: Database, migrations: Sequence[Migration] = MIGRATIONS, *,
     """
     known = len(migrations)
     with database.reading() as session:
-        if _version(session) == known:
+        if stored_version(session) == known:
             return
+    while _one_more(database, migrations, create, tell):
+        pass
+
+
+def _one_more(
+    database: Database, migrations: Sequence[Migration], create: bool, tell: Callable[[Step, bool], None] | None
+) -> bool:
+    """Do the next step, or all of them where there is nothing yet; return whether there are more."""
+    known = len(migrations)
     with database.writing() as session:
         database.lock_run(session, "migration")  # other processes may be opening it too
-        version = _version(session)
+        version = stored_version(session)
         if version > known:
             raise Misconfigured(
                 f"this catalogue was written by a newer flystore (schema {version}; this program knows "
@@ -126,13 +162,22 @@ def migrate(database: Database, migrations: Sequence[Migration] = MIGRATIONS, *,
             )
         if version == 0 and not create:
             raise Misconfigured("there is no catalogue in this database")
-        for step in migrations[version:]:
-            step(session.connection)
+        if version == known:
+            return False
+        reached = known if version == 0 else version + 1
+        told = steps_from(version, migrations)[:1]
+        for step in told if tell is not None else ():
+            tell(step, False)  # type: ignore[misc]
+        for migration in migrations[version:reached]:
+            migration(session.connection)
         session.connection.execute(schema_version.delete())
-        session.connection.execute(schema_version.insert().values(version=known))
+        session.connection.execute(schema_version.insert().values(version=reached))
+    for step in told if tell is not None else ():
+        tell(step, True)  # type: ignore[misc]
+    return reached < known
 
 
-def _version(session: Session) -> int:
+def stored_version(session: Session) -> int:
     """Return the version stored; 0 if there is no catalogue."""
     if not sa.inspect(session.connection).has_table(schema_version.name):
         return 0

@@ -248,6 +248,36 @@ def close(
         print(run_named(client, run).declare_interrupted(reason))
 
 
+_MIGRATE_EPILOG = """
+What would an upgrade do?   flystore migrate /srv/flystore --dry-run
+
+Exit status: 0 up to date (now or already), 2 not possible; nothing was changed. Ended half-way, it goes on next time.
+"""
+
+
+@_app.command(epilog=_MIGRATE_EPILOG)
+def migrate(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The directory of a store.", show_default=False)
+    ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(metavar="URL", show_default=False, help="A catalogue in PostgreSQL: postgresql://USER@HOST/NAME."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")] = False,
+    in_use: Annotated[
+        bool, typer.Option("--in-use", help="Even if others have it open; none of them may be of an earlier version.")
+    ] = False,
+) -> None:
+    """Bring a store to the schema of this version, which the next start would do by itself.
+
+    For large stores, whose start would take long. Step by step, each whole or not at all.
+    """
+    from ._migrate import run_migrate
+
+    run_migrate(directory, catalog, dry_run=dry_run, in_use=in_use)
+
+
 _DOCTOR_EPILOG = """
 Before the first start:     flystore doctor /srv/flystore --read /data --port 8000
 

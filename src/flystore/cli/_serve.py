@@ -21,6 +21,7 @@ from flystore.model.errors import Misconfigured
 from ._heaps import keep_few_heaps
 from ._listen import listener_at
 from ._logging import FORMATS, log_to_stderr
+from ._notify import tell_systemd
 
 GRACE_SECONDS = 10
 """How long answers that are under way may take after the service was asked to end."""
@@ -133,6 +134,12 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
             gc.freeze()  # a full collection from now on looks at what requests made, and not at all that is loaded
             gc.enable()
             print(f"flystore is ready at {url}", flush=True)
+            tell_systemd("READY=1")
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            tell_systemd("STOPPING=1")
+            service.following.waking.end()  # else those who follow would be waited for
+            await super().shutdown(sockets)
 
     maps = [PathMap.parse(text) for text in options.maps]
     limits = Limits.parse(options.limits)

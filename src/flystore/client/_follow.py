@@ -7,8 +7,9 @@ that is started anew, is asked again from the last token; nothing is missed and 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -72,7 +73,7 @@ class Followed(Iterator[T], Generic[T]):
     It goes on by itself after a connection broke or the service was started anew.
     """
 
-    def __init__(self, line: "Line", items: Iterator[T]) -> None:
+    def __init__(self, line: "Line", items: Generator[T, None, None]) -> None:
         self._line = line
         self._items = items
 
@@ -85,6 +86,8 @@ class Followed(Iterator[T], Generic[T]):
     def close(self) -> None:
         """End the iteration, from any thread: a wait in another one ends at once."""
         self._line.close()
+        with suppress(ValueError):  # it runs in another thread, and ends there
+            self._items.close()
 
     def __enter__(self) -> Self:
         return self
@@ -264,7 +267,7 @@ def changes(
 
 def _changes(
     line: Line, path: Path, after: str | None, lag: int | None, timeout: float | None, to_the_end: bool
-) -> Iterator[Change]:
+) -> Generator[Change, None, None]:
     heard = time.monotonic()
     for page in pages(line, after, lag):
         if page["lagged"]:

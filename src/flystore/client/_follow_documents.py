@@ -1,6 +1,6 @@
 """The documents of a run as they come, each exactly once and in order, on any machine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -41,7 +41,7 @@ class FollowedDocuments(Followed[Document]):
         return "<documents of a run, as they come>"
 
 
-def _documents(line: Line, uid: str, first: int) -> Iterator[Document]:
+def _documents(line: Line, uid: str, first: int) -> Generator[Document, None, None]:
     place = {"first": first}
     for headers, chunks in line.answers(lambda: place):
         over = headers.get(_OPEN) == "false"

@@ -1,7 +1,7 @@
 """New rows of a stream, as soon as they can be read."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +93,7 @@ class _Rows:
         self._lag = lag
         self._told: dict[str, int] = {}
 
-    def follow(self, line: Line, from_now: bool, timeout: float | None) -> Iterator[NewRows]:
+    def follow(self, line: Line, from_now: bool, timeout: float | None) -> Generator[NewRows, None, None]:
         if from_now:
             for name, part, names in self._parts():
                 self._told[name] = min(len(part[each]) for each in names) if names else len(part)

@@ -120,9 +120,7 @@ def _resource(service: Service, rendering: Rendering, entry: Entry, moment: Snap
     return rendering.resource(entry, count=count, sources=sources)
 
 
-def _resources(
-    service: Service, rendering: Rendering, entries: list[Entry], moment: Snapshot
-) -> list[dict[str, Any]]:
+def _resources(service: Service, rendering: Rendering, entries: list[Entry], moment: Snapshot) -> list[dict[str, Any]]:
     """Return the resources of a page: the same as of each alone, counted in one statement."""
     counted = [place for place, entry in enumerate(entries) if _is_counted(rendering, entry)]
     counts = dict(zip(counted, service.browse.counts([entries[place] for place in counted], moment), strict=True))

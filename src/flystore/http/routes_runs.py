@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from flystore.model.errors import InvalidRequest
 from flystore.model.frames import FRAMES_MIMETYPE
+from flystore.projection import segment
 from flystore.service import Service
 
 from .negotiation import expect_object, read_body, read_json, record
@@ -38,7 +39,9 @@ async def ingest(request: Request) -> Response:
     uid = request.path_params["uid"]
     _note_backlog(request, service)
     ack = await run_in_threadpool(service.ingest.batch, uid, first, epoch, body)
-    return record(request, {"watermark": ack.watermark, "epoch": ack.epoch, "verdict": ack.verdict})
+    followed = service.following.waking.is_followed((segment(uid),), uid)
+    stored = {"watermark": ack.watermark, "epoch": ack.epoch, "verdict": ack.verdict, "followed": followed}
+    return record(request, stored)
 
 
 async def ingest_orphans(request: Request) -> Response:
@@ -50,7 +53,7 @@ async def ingest_orphans(request: Request) -> Response:
     journal = request.query_params.get("journal", "")
     _note_backlog(request, service)
     watermark = await run_in_threadpool(service.ingest.orphans, journal, first, body)
-    return record(request, {"watermark": watermark, "epoch": 0, "verdict": None})
+    return record(request, {"watermark": watermark, "epoch": 0, "verdict": None, "followed": False})
 
 
 def _note_backlog(request: Request, service: Service) -> None:

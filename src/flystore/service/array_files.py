@@ -135,7 +135,8 @@ class FileArray:
             found = found[int(place[0]) : int(place[0]) + len(rows)]
         else:
             found = found[place]
-        return found[0] if isinstance(first, int) else found
+        # With an Ellipsis, one item stays an array: as a scalar it would lose its byte order.
+        return found[0, ...] if isinstance(first, int) else found
 
 
     def read_short(self, picked: Selection, length: int, watched: WatchedRoots) -> np.ndarray:

@@ -323,7 +323,7 @@ class Arrays:
             raise Unsupported(f"/{'/'.join(node.path)} has no data source", status=405)
         if source is None or source.mimetype == SEGMENT_ARRAY_MIMETYPE:
             known = tuple(slice(0, length) for length in structure.shape)
-            found = self._stored(entry)[known][picked].astype(dtype, copy=False)
+            found = self._stored(entry)[known][(*picked, ...)].astype(dtype, copy=False)
             if found.shape != shape:
                 raise NotReady(f"the rows of /{'/'.join(entry.path)} were replaced while they were read; read again")
             return found

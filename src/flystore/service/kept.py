@@ -92,18 +92,7 @@ class KeptNodes:
         NotFound
             If the node was deleted meanwhile.
         """
-        now = self._clock()
-        with self._catalog.write() as tx:
-            known = tx.node(node.path)
-            if known is None or known.id != node.id:
-                raise NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
-            if isinstance(operation, StructureSet):
-                tx.set_structure(node.path, operation.structure)
-            tx.note_data(node.id)
-            tx.append_operation(node.path, operation.action, operation.to_bytes(), now)
-            run = tx.run(node.run_uid) if node.run_uid is not None else None
-            if run is not None:
-                tx.save_run(msgspec.structs.replace(run, last_received=now))
+        log_write(self._catalog, node, operation, self._clock())
 
     def never_written(self, node: Node, what: str) -> FlystoreError:
         """Return what to say of a part that nobody wrote yet: try again, if the node is young."""
@@ -117,6 +106,23 @@ class KeptNodes:
         if known is None or known.id != node.id:
             return NotReady(f"/{'/'.join(node.path)} was replaced while it was read; read again")
         return Damaged(f"/{'/'.join(node.path)}: {error.message}", path=list(node.path))
+
+
+def log_write(
+    catalog: Catalog, node: Node, operation: ArrayWritten | StructureSet | RowsWritten, now: float
+) -> None:
+    """Make a write known that reached the disk at `now`, Unix seconds; see `KeptNodes.log`."""
+    with catalog.write() as tx:
+        known = tx.node(node.path)
+        if known is None or known.id != node.id:
+            raise NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
+        if isinstance(operation, StructureSet):
+            tx.set_structure(node.path, operation.structure)
+        tx.note_data(node.id)
+        tx.append_operation(node.path, operation.action, operation.to_bytes(), now)
+        run = tx.run(node.run_uid) if node.run_uid is not None else None
+        if run is not None:
+            tx.save_run(msgspec.structs.replace(run, last_received=now))
 
 
 def is_kept(source: DataSource | None, mimetype: str) -> bool:

@@ -37,6 +37,14 @@ LOOK_AGAIN_S = 0.05
 """A file that was looked at so short a time ago is not looked at again."""
 
 
+CALM_S = 0.05
+"""So long after the last batch that announced frames their files are looked at: a look takes time from the next batch,
+and several batches announce the same files. Who reads before looks himself."""
+
+PATIENCE_S = 0.5
+"""So long after the first one they are looked at anyway."""
+
+
 class HearsRuns(Protocol):
     """What knows when a run was heard of: a snapshot, or what was kept of one."""
 
@@ -59,6 +67,7 @@ class Prober:
         self._budget = budget
         self._looked: dict[int, tuple[int, float]] = {}
         self._waiting: dict[int, None] = {}
+        self._first_asked = self._last_asked = -math.inf
         self._busy = False
         self._closed = False
         self._changed = Condition()
@@ -72,6 +81,9 @@ class Prober:
         with self._changed:
             if self._closed:
                 return
+            self._last_asked = time.monotonic()
+            if not self._waiting:
+                self._first_asked = self._last_asked
             self._waiting.update(ids)
             if self._thread is None:
                 self._thread = Thread(target=self._work, name="flystore-prober", daemon=True)
@@ -86,6 +98,8 @@ class Prober:
     def wait_idle(self, timeout: float) -> bool:
         """Wait until nothing waits to be looked at; False if `timeout` seconds went by first."""
         with self._changed:
+            self._last_asked = -math.inf  # who waits for it needs no calm
+            self._changed.notify_all()
             return self._changed.wait_for(lambda: not self._waiting and not self._busy, timeout)
 
     def close(self) -> None:
@@ -237,6 +251,7 @@ class Prober:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._wait_for_calm()
                 if self._closed:
                     return
                 node_id = next(iter(self._waiting))
@@ -252,6 +267,15 @@ class Prober:
                 log.debug("node %d was deleted before its files were looked at", node_id)
             except Exception:  # one file must not end the looking at all others
                 log.exception("looking at the files of node %d failed", node_id)
+
+    def _wait_for_calm(self) -> None:
+        """Wait, with the lock, until it is long enough ago that something was asked for."""
+        while not self._closed:
+            calm = min(self._last_asked + CALM_S, self._first_asked + PATIENCE_S)
+            left = calm - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
 
 
 def _tells_nothing_new(known: Observation, found: Observation, run: RunHeard | None) -> bool:

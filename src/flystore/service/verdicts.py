@@ -136,6 +136,7 @@ class Verdicts:
                 raise Conflict(f"run {run.uid} {why}; there is nothing to close")
             tx.save_run(msgspec.structs.replace(run, open=False, closed=reason, verdict=INTERRUPTED))
             tx.append_operation(path, "close-run", reason.encode(), self._clock())
+            tx.note_change(path, "updated", {"family": str(Family.CONTAINER)}, run_uid=run.uid)
         return self.of(path)
 
     def _interruption(self, run: Run) -> str | None:

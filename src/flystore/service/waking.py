@@ -13,6 +13,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -178,6 +179,7 @@ class Waking:
         self._catalog = catalog
         self._look_seconds = look_seconds
         self._topics: dict[str, set[Follower]] = {}
+        self._tops: Counter[str] = Counter()
         self._known: int | None = None
         self._ahead: dict[int, int] = {}
         self._busy_until = 0.0
@@ -199,8 +201,14 @@ class Waking:
                 made._end()
                 return made
             self._topics.setdefault(topic, set()).add(made)
+            self._tops[_top_of(topic)] += 1
             self._look_while_needed()
         return made
+
+    def is_followed(self, path: tuple[str, ...], uid: str) -> bool:
+        """Return whether anybody follows the run `uid` at `path`, or something in it; not whether all runs are."""
+        with self.lock:
+            return topic_of_run(uid) in self._topics or path[0] in self._tops
 
     def announce(self, committed: Committed) -> None:
         """Tell followers of a commit that all can read by now, from any thread."""
@@ -242,6 +250,7 @@ class Waking:
             self._ended = True
             sleepers = [follower._end() for group in self._topics.values() for follower in group]
             self._topics.clear()
+            self._tops.clear()
             looker, self._looker = self._looker, None
             self._bell.set()
         _wake(sleepers)
@@ -251,12 +260,18 @@ class Waking:
 
     def _leave(self, follower: Follower) -> None:
         with self.lock:
-            group = self._topics.get(follower.topic)
+            topic = follower.topic
+            group = self._topics.get(topic)
             if group is None:
                 return
-            group.discard(follower)
+            if follower not in group:
+                return
+            group.remove(follower)
+            self._tops[_top_of(topic)] -= 1
+            if not self._tops[_top_of(topic)]:
+                del self._tops[_top_of(topic)]
             if not group:
-                del self._topics[follower.topic]
+                del self._topics[topic]
 
     def _note(self, first: int, last: int) -> None:
         """Note that positions up to `last` were told of, from `first` on; under the lock."""
@@ -303,6 +318,11 @@ class Waking:
                 log.warning("commits of other processes are not seen now: %s", error)
             busy = time.monotonic() < self._busy_until
             self._bell.wait(min(SOON_SECONDS, self._look_seconds) if busy else self._look_seconds)
+
+
+def _top_of(topic: str) -> str:
+    """Return the first key of the path that is followed; empty where none is."""
+    return topic.removeprefix("path:").partition("/")[0] if topic.startswith("path:") else ""
 
 
 def _topics_of(committed: Committed) -> set[str]:

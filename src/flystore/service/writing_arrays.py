@@ -3,13 +3,14 @@
 from typing import Any
 
 from flystore.catalog import Node
-from flystore.model.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unsupported
+from flystore.model.errors import Conflict, InvalidRequest, TooLarge, Unsupported
 from flystore.model.slices import Item
 from flystore.model.structures import ZARR_MIMETYPE, ArrayStructure, Family
 
 from .browse import require_family
-from .changing import Changing, log_operation, require_writable, touch
+from .changing import Changing, require_writable
 from .chunks import reserve_chunks
+from .kept import log_write
 from .operations import ArrayWritten, StructureSet
 
 MOST_CHUNKS = 1 << 20
@@ -29,7 +30,7 @@ class WritingArrays(Changing):
         """
         node, structure = self._zarr(path)
         self._arrays.write_full(str(node.id), structure, body)
-        self._log_array(node, ArrayWritten(len(body), None))
+        log_write(self._catalog, node, ArrayWritten(len(body), None), self._clock())
 
     def write_block(
         self, path: tuple[str, ...], block: tuple[int, ...], body: bytes, within: tuple[Item, ...] = ()
@@ -42,7 +43,7 @@ class WritingArrays(Changing):
         """
         node, structure = self._zarr(path)
         self._arrays.write_block(str(node.id), structure, block, body, within)
-        self._log_array(node, ArrayWritten(len(body), block))
+        log_write(self._catalog, node, ArrayWritten(len(body), block), self._clock())
 
     def patch_array(
         self,
@@ -71,7 +72,7 @@ class WritingArrays(Changing):
                 self._require_repeat(node, structure, begin, shape, body)
                 return structure.to_wire()
             patched = self._arrays.patch(str(node.id), structure, offset, shape, body, extend)
-            self._log_array(node, StructureSet(patched.to_wire(), offset, shape))
+            log_write(self._catalog, node, StructureSet(patched.to_wire(), offset, shape), self._clock())
             if patched.shape != structure.shape:
                 self._extended[node.id, begin] = None
         return patched.to_wire()
@@ -122,18 +123,6 @@ class WritingArrays(Changing):
         structure = ArrayStructure.from_wire(node.structure)
         reserve_chunks(structure, path)
         return node, structure
-
-    def _log_array(self, node: Node, operation: ArrayWritten | StructureSet) -> None:
-        now = self._clock()
-        with self._catalog.write() as tx:
-            known = tx.node(node.path)
-            if known is None or known.id != node.id:
-                raise NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
-            if isinstance(operation, StructureSet):
-                tx.set_structure(node.path, operation.structure)
-            tx.note_data(node.id)
-            log_operation(tx, node.path, operation, now)
-            touch(tx, node.run_uid, now)
 
 
 def _require_few_chunks(structure: ArrayStructure, offset: tuple[int, ...], shape: tuple[int, ...]) -> None:

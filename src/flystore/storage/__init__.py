@@ -41,6 +41,7 @@ from ._segments import (
     encode_segment,
     encode_segments,
 )
+from ._sink import Sink
 from ._sums import ArrayCheck
 from ._uris import candidate_paths, is_windows, uri_of_path
 
@@ -59,6 +60,7 @@ __all__ = [
     "PartStore",
     "PathMap",
     "Roots",
+    "Sink",
     "StoredArray",
     "WouldWait",
     "block_region",

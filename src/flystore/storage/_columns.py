@@ -16,6 +16,7 @@ from flystore.model.errors import Damaged
 from flystore.model.late import pa
 
 from ._segments import decode_segment, encode_segment
+from ._sink import Sink
 
 
 def encode_columns(batch: pa.RecordBatch) -> tuple[bytes, list[bytes]]:
@@ -118,39 +119,6 @@ def plain_bytes(column: pa.Array) -> memoryview:
 # --------------------------------------------------------------------------- files that are put together
 
 
-class _Parts:
-    """A file that is only written to, and keeps what was written without a copy."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self.parts: list[bytes | pa.Buffer] = []
-        self._position = 0
-
-    def write(self, data: bytes | pa.Buffer) -> int:
-        self.parts.append(data)
-        self._position += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._position
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-
 def file_of_columns(schema: pa.Schema, rows: int) -> list[bytes | int]:
     """Return what an Arrow file of one batch of plain columns is made of: bytes, and numbers where a column's are."""
     sizes = [rows * kind.byte_width for kind in schema.types]
@@ -162,7 +130,7 @@ def file_of_columns(schema: pa.Schema, rows: int) -> list[bytes | int]:
         place = nothing.slice(sum(sizes[:number]), size)
         numbers[place.address] = number
         columns.append(pa.Array.from_buffers(kind, rows, [None, place], null_count=0))
-    sink = _Parts()
+    sink = Sink()
     with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
     return _together([part if isinstance(part, bytes) else numbers[part.address] for part in sink.parts])
@@ -170,7 +138,7 @@ def file_of_columns(schema: pa.Schema, rows: int) -> list[bytes | int]:
 
 def parts_of_file(table: pa.Table) -> list[memoryview]:
     """Return the bytes of a table as an Arrow file, which refer to the table's."""
-    sink = _Parts()
+    sink = Sink()
     with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), table.schema) as writer:
         writer.write_table(table)
     return [memoryview(part).cast("B") for part in _together(sink.parts)]

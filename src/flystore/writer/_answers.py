@@ -26,10 +26,13 @@ class Stored(NamedTuple):
         Ordinal that the service expects next of this run.
     verdict : str or None
         The run in one line for people, when the service had one to give.
+    followed : bool
+        Whether somebody waits for the run's next documents.
     """
 
     watermark: int
     verdict: str | None
+    followed: bool = False
 
 
 class Step(Enum):
@@ -62,7 +65,8 @@ def read_answer(answer: Answer) -> Stored:
             "the answer to a batch says nothing of what was stored; is this the URL of a flystore service?"
         )
     verdict = content.get("verdict")
-    return Stored(watermark, verdict if isinstance(verdict, str) and verdict else None)
+    named = verdict if isinstance(verdict, str) and verdict else None
+    return Stored(watermark, named, content.get("followed") is True)
 
 
 def next_step(error: FlystoreError) -> Step:

@@ -31,6 +31,8 @@ class Shipment:
         Why nothing is sent any more.
     verdict : str or None
         What the service last said of the run.
+    followed : bool
+        Whether somebody waited for the run's documents when the service answered last.
     noted : bool
         Whether a note beside the log may say that it is parked.
     told : bool
@@ -50,6 +52,7 @@ class Shipment:
         self.not_before = 0.0
         self.parked: FlystoreError | None = None
         self.verdict: str | None = None
+        self.followed = False
         self.noted = adopted
         self.told = False
 

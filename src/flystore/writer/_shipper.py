@@ -2,7 +2,8 @@
 
 It sends the journal's frames byte for byte and never looks into a document: it shares the
 interpreter with the plan, and each thing it did would be taken from there. For the same reason it
-collects for a moment (`linger`) before it sends, unless someone waits. One batch is in memory at a
+collects for a moment (`linger`) before it sends, unless someone waits; for a run that somebody follows only as long
+as keeps its share of the interpreter small. One batch is in memory at a
 time, the backlog is on disk. Order is kept per run; runs take turns.
 """
 
@@ -45,6 +46,9 @@ AWAKE_S = 1.0
 
 Waking a thread costs the plan's tens of microseconds.
 """
+
+RESTS = 9
+"""While somebody follows a run, sending takes at most one part in so many and one of the plan's interpreter."""
 
 LOOK_S = 30.0
 """Seconds between two looks for what other processes of this host left since."""
@@ -106,6 +110,7 @@ class Shipper:
         self._backoff = self._new_backoff()
         self._not_before = 0.0
         self._awake_until = 0.0
+        self._rest_until = 0.0
         self._failures = 0
         self._shipments: list[Shipment] = []
         self._stored: deque[RunStatus] = deque(maxlen=REMEMBERED)
@@ -342,8 +347,13 @@ class Shipper:
     def _pause(self, lingered: bool) -> "_Pause":
         """Return how long to sleep before something can be sent, and whether new documents change that."""
         waiting = [shipment for shipment in tuple(self._shipments) if shipment.waiting]
+        if any(shipment.followed and not shipment.log.ended for shipment in tuple(self._shipments)):
+            rest = self._rest_until - self._clock()
+            if rest > 0 and not self._hurried and not self.watched:
+                return _Pause(rest, listens=False)
+            lingered = True
         if not waiting:
-            if self._options.linger > 0 and not self.watched and self._clock() < self._awake_until:
+            if not lingered and self._options.linger > 0 and not self.watched and self._clock() < self._awake_until:
                 return _Pause(self._options.linger, listens=False)
             return _Pause(None, listens=True)
         now = self._clock()
@@ -368,12 +378,15 @@ class Shipper:
     def _send_round(self) -> None:
         """Send one batch of each run that has something to send."""
         self._hurried = False
+        began = time.thread_time()
         for shipment in tuple(self._shipments):
             now = self._clock()
             if self._stopping or now < self._not_before:
                 return
             if shipment.is_ready(now):
                 self._send(shipment)
+        took = time.thread_time() - began
+        self._rest_until = self._clock() + min(self._options.linger, RESTS * took)
 
     def _send(self, shipment: Shipment) -> None:
         log = shipment.log
@@ -431,6 +444,7 @@ class Shipper:
             self._later(Unavailable(f"sending failed: {error!r}"))
         else:
             shipment.fit_batches(len(batch.data), self._clock() - began)
+            shipment.followed = stored.followed
             self._accepted(shipment, stored.watermark, stored.verdict)
 
     def _accepted(self, shipment: Shipment, watermark: int, verdict: str | None) -> None:

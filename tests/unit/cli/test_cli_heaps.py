@@ -4,6 +4,7 @@ If these fail, requests that were refused one by one end a service in a small co
 """
 
 import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -32,8 +33,13 @@ libc.fflush(None)
 """
 
 
+WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+
+
 def heaps(how):
-    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True, env=WITHOUT_SETTINGS
+    )
     return len(re.findall("<heap nr=", done.stdout))
 
 

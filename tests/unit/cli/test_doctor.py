@@ -21,13 +21,12 @@ import pytest
 
 from flystore.catalog import SCHEMA, _examine
 from flystore.cli._doctor import DoctorOptions, examine_port, examine_writer, run_doctor
-from flystore.disk import examine_directory
 from flystore.disk import _examine as disk_examine
+from flystore.disk import examine_directory
 from flystore.http import Access, build_app
-from flystore.journal import Journal
-from flystore.model.frames import FrameEncoder
 from flystore.service import Limits, Service, doctoring
 from flystore.testing.faults.disks import NoDisk, small_disk
+from flystore.testing.journals import abandoned
 from flystore.testing.serving import serving
 
 KEY = "k3y-of-the-tests-0123456789"
@@ -155,7 +154,9 @@ def test_roots_that_are_missing_files_or_closed_are_problems(tmp_path, nobody):
         (tmp_path / "closed").chmod(0)
     remarks = list(doctoring.examine_roots([tmp_path / "gone", tmp_path / "file", tmp_path / "closed"]))
     assert [state for state, _ in found(remarks, "roots")] == ["problem"] * 3
-    for (_, text), words in zip(found(remarks, "roots"), ("does not exist", "no directory", "cannot be read"), strict=True):
+    for (_, text), words in zip(
+        found(remarks, "roots"), ("does not exist", "no directory", "cannot be read"), strict=True
+    ):
         assert words in text
     if os.getuid():
         (tmp_path / "closed").chmod(0o700)
@@ -369,10 +370,6 @@ def test_a_writer_learns_that_service_key_and_clock_are_right_or_which_is_not(tm
 
 
 def test_journals_that_were_left_behind_are_counted(tmp_path):
-    journal = Journal.create(tmp_path, target="http://127.0.0.1:1")
-    log = journal.open_run("run")
-    for payload in FrameEncoder().encode("start", {"uid": "run", "time": 1.0}):
-        log.append(payload)
-    journal.close()
+    abandoned(tmp_path, 5)
     remarks = list(examine_writer("http://127.0.0.1:1", KEY, tmp_path))
     assert "1 of 1 journals" in found(remarks, "journal")[1][1]

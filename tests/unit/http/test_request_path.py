@@ -322,3 +322,35 @@ def test_there_is_one_layer_around_the_routes_and_one_more_for_pages_of_others(s
     access = Access.of("secret")
     assert layers(build_app(service, access)) == ["Answering"]
     assert layers(build_app(service, access, allow_origins=["https://a.example"])) == ["CORSMiddleware", "Answering"]
+
+
+@pytest.mark.parametrize("query", ["", "include_data_sources=true", "fields=count", "fields=metadata&fields=specs"])
+@pytest.mark.parametrize("path", ["", "run", "run/primary"])
+def test_a_page_says_of_each_child_what_a_request_for_it_alone_says(service, app, path, query):
+    for n in range(7):
+        create(service, f"more-{n}", "container", metadata={"n": n})
+    service.nodes.create(("more-3",), NewNode.from_wire({"id": "in", "structure_family": "container", "metadata": {}}))
+    # Asked for as a count alone, a page is no page.
+    also = f"{query}&fields=structure" if query == "fields=count" else query
+    _, _, body = asked(app, f"{API}/search/{path}", f"{also}&page[limit]=100")
+    page = msgspec.json.decode(body)["data"]
+    assert page
+    for child in page:
+        where = "/".join([*child["attributes"]["ancestors"], child["id"]])
+        status, _, alone = asked(app, f"{API}/metadata/{where}", also)
+        assert (status, msgspec.json.decode(alone)["data"]) == (200, child)
+
+
+def test_a_page_takes_as_many_reads_however_long_it_is(service, app, counted):
+    for n in range(40):
+        create(service, f"box-{n}", "container", metadata={"n": n})
+        create(service, f"kept-{n}", "array", KEPT)
+    costs = []
+    for limit in (5, 20, 80):
+        query = f"page[limit]={limit}"
+        asked(app, f"{API}/search/", query)
+        counted.begin()
+        _, _, body = asked(app, f"{API}/search/", query)
+        assert len(msgspec.json.decode(body)["data"]) == limit
+        costs.append(len(counted.reads))
+    assert costs[0] == costs[1] == costs[2] <= 10

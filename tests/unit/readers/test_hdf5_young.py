@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flystore.readers import EventFiles, Resource, _hdf5, open_reader
+from flystore.readers import EventFiles, Resource, _h5file, _hdf5, open_reader
 from flystore.readers._h5file import Trace
 from flystore.storage import Roots
 

@@ -75,6 +75,45 @@ def test_text_with_commas_has_a_line_a_row_and_every_value(table, step):
                 assert line[place] == cell(value)
 
 
+WHOLE = st.one_of(
+    st.integers(-(10**12), 10**12).map(float), st.sampled_from([0.0, -0.0, 999_999_999.0, 1e9, -1e9, 1e10, 1e22, 5.0])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(WHOLE, min_size=1, max_size=6), st.sampled_from([pa.float64(), pa.float32()]))
+def test_floats_that_are_integers_look_as_one_by_one(values, kind):
+    column = pa.array(values, kind)
+    printed = [text if any(c in text for c in ".en") else f"{text}.0" for text in column.cast(pa.string()).to_pylist()]
+
+    assert tables._as_text(column).to_pylist() == printed
+
+
+SIMILAR = st.lists(st.sampled_from([0.0, -0.0, 1.0, 0.5, float("nan"), 1.7e9 + 0.123456]), min_size=3, max_size=3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(SIMILAR, st.sampled_from([pa.float64(), pa.float32()])), min_size=1, max_size=8))
+def test_columns_printed_once_are_those_printed_each(columns):
+    arrays = [pa.array(values, kind) for values, kind in columns]
+    arrays += [pa.array([None, *values], kind).slice(number % 2) for number, (values, kind) in enumerate(columns)]
+
+    found = tables._texts_of(arrays)
+
+    assert [text.to_pylist() for text in found] == [tables._as_text(array).to_pylist() for array in arrays]
+
+
+def test_the_same_floats_are_printed_once_and_zeros_of_either_sign_are_not_the_same():
+    first, again = pa.array([1.5, 0.0, 2.5]), pa.array([9.0, 1.5, 0.0, 2.5]).slice(1)
+    other, wider = pa.array([1.5, -0.0, 2.5]), pa.array([1.5, 0.0, 2.5], pa.float32())
+
+    found = tables._texts_of([first, again, other, wider])
+
+    assert found[1] is found[0]
+    assert found[2].to_pylist() == ["1.5", "-0.0", "2.5"]
+    assert found[3] is not found[0]
+
+
 @settings(max_examples=40, deadline=None)
 @given(tables_of_all_sorts(), st.integers(1, 5))
 def test_lines_of_json_made_in_blocks_are_those_made_one_by_one(table, step):

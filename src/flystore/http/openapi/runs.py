@@ -33,8 +33,8 @@ from .parts import (
 
 _SCOPES = ("write:metadata", "write:data", "create:node", "register")
 _ACK = record(
-    fixed({"watermark": whole(), "epoch": whole(), "verdict": nullable(TEXT)}),
-    "How far the documents are durable: the ordinal of the next one.",
+    fixed({"watermark": whole(), "epoch": whole(), "verdict": nullable(TEXT), "followed": FLAG}),
+    "How far the documents are durable: the ordinal of the next one; and whether somebody waits for it.",
 )
 _FIRST = query("first", whole(0, 2**62), "Ordinal of the first document.")
 _FRAMES = body(BYTES, FRAMES_MIMETYPE)

@@ -5,7 +5,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from flystore.model.errors import DiskFull
 
@@ -50,46 +50,6 @@ def ahead(make: Callable[[_Given], _Made], given: Iterable[_Given]) -> Iterator[
         finally:
             for waiting in under_way:
                 waiting.cancel()
-
-
-class Drain:
-    """A file that is only written to; what was written is taken out piece by piece."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._position = 0
-
-    def write(self, data: Any) -> int:
-        part = bytes(data)
-        self._parts.append(part)
-        self._position += len(part)
-        return len(part)
-
-    def tell(self) -> int:
-        return self._position
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-    def take(self) -> bytes:
-        """Return what was written since the last time."""
-        found = b"".join(self._parts)
-        self._parts.clear()
-        return found
 
 
 def through_a_file(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:

@@ -14,14 +14,15 @@ import numpy as np
 
 from flystore.model.errors import Unsupported
 from flystore.model.late import pa, pc, pq
+from flystore.storage import Sink
 
 from . import plain
-from .pieces import Drain, ahead, joined
+from .pieces import ahead, joined
 from .sources import TableSource
 
 _GROUP_ROWS, _GROUP_BYTES = 1 << 16, 8 << 20  # of Parquet's row groups and Arrow's batches; small ones cost readers
 _TEXT_ROWS, _TEXT_BYTES = 1 << 11, 512 << 10  # of what is text at once: the first of it is there soon
-_SHORT = 1e9  # from some digits more on, Arrow prints floats with an exponent
+_SHORT = {8: 1e9, 4: 1 << 24}  # by bytes of a float: beyond, it is printed with an exponent, or with fewer digits
 _BLOCK = 128  # rows that are JSON at once, while no other thread goes on
 
 
@@ -37,7 +38,7 @@ def parquet(source: TableSource, parameters: Mapping[str, str]) -> Iterator[byte
 
 
 def _written(source: TableSource, open_writer: Callable[[pa.PythonFile], Any]) -> Iterator[bytes]:
-    drain = Drain()
+    drain = Sink()
     sink = pa.PythonFile(drain, mode="w")
     try:
         with open_writer(sink) as writer:
@@ -175,7 +176,7 @@ def _are_short_integers(column: pa.Array, whole: pa.Array) -> bool:
     if column.null_count or not pc.all(whole).as_py():
         return False
     values = column.to_numpy()
-    return bool((np.abs(values) < _SHORT).all()) and not np.signbit(values[values == 0]).any()
+    return bool((np.abs(values) < _SHORT[column.type.byte_width]).all()) and not np.signbit(values[values == 0]).any()
 
 
 def _cell(value: Any) -> str | None:
