@@ -29,21 +29,16 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    def call(self, task: str, *, within: float = ANSWER_SECONDS, **arguments: Any) -> Any:
+    def call(self, task: str, **arguments: Any) -> Any:
         """Do a task and return what came out.
-
-        Parameters
-        ----------
-        within : float
-            Seconds that it may take.
 
         Raises
         ------
         Broken
-            If the task failed or took longer, or the worker ended.
+            If the task failed, or the worker ended.
         """
         self.begin(task, **arguments)
-        return self.result(task, within)
+        return self.result(task)
 
     def begin(self, task: str, **arguments: Any) -> None:
         """Begin a task; `result` waits for it."""

@@ -173,7 +173,8 @@ def _flystore(suite: Suite, filler: Worker, runs: int) -> Path:
     directory = (suite.keep or suite.directory) / f"flystore-of-{runs}"
     if not (directory / WHOLE).exists():
         suite.say(f"filling a catalogue of flystore with {runs:,} runs")
-        filler.call("fill_flystore", within=FILL_SECONDS, directory=str(directory), runs=runs)
+        filler.begin("fill_flystore", directory=str(directory), runs=runs)
+        filler.result("fill_flystore", FILL_SECONDS)
         (directory / WHOLE).touch()
     return directory
 
@@ -185,7 +186,8 @@ def _stock(suite: Suite, filler: Worker, runs: int) -> Iterator[Service]:
         with suite.a_service(STOCK, directory):
             pass  # makes the catalogue
         suite.say(f"filling a catalogue of stock with {runs:,} runs")
-        filler.call("fill_stock", within=FILL_SECONDS, database=str(directory / "catalog.db"), runs=runs)
+        filler.begin("fill_stock", database=str(directory / "catalog.db"), runs=runs)
+        filler.result("fill_stock", FILL_SECONDS)
         (directory / WHOLE).touch()
     with suite.a_service(STOCK, directory) as service:
         yield service

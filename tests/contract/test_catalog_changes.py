@@ -11,7 +11,7 @@ from flystore.model.structures import Family
 
 def commit(catalog, name):
     with catalog.write() as tx:
-        tx.create_node((name,), Family.CONTAINER)
+        tx.put_node((name,), Family.CONTAINER, (), {}, None)
 
 
 def test_the_number_of_changes_stays_while_nothing_is_committed_and_no_longer(tmp_path):
@@ -27,7 +27,7 @@ def test_the_number_of_changes_stays_while_nothing_is_committed_and_no_longer(tm
             assert catalog.changes() == found[-1]
         assert len(set(found)) == len(found)
         with pytest.raises(ZeroDivisionError), catalog.write() as tx:
-            tx.create_node(("never",), Family.CONTAINER)
+            tx.put_node(("never",), Family.CONTAINER, (), {}, None)
             1 / 0
         assert catalog.changes() == found[-1]
 

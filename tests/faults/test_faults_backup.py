@@ -61,6 +61,10 @@ def back_up_while_writing(fork_server, scratch, report, cycles):
         for cycle in range(cycles):
             acquisition.begin(3, EVENTS, pause=0.01)
             time.sleep(rng.uniform(0.05, 0.5))
+            if cycle == 0:  # so that the first one has something to hold
+                acquisition.ledger.reload_until(
+                    lambda: any(run.acknowledged for run in acquisition.ledger.runs.values())
+                )
             moment = Moment(acquisition.ledger)
             target, restored = scratch / f"backup-{cycle}", scratch / f"restored-{cycle}"
             manifest = back_up(service.directory, target)

@@ -284,7 +284,7 @@ def adopt_at_once(
     load, home = Load(report.seed), scratch / "journal"
     wanted = random.Random(f"{report.seed}/{run}").randint(1, 150)
     writer = FaultyWriter(fork_server, journal=home, ledger=ledger.path, seed=report.seed, log=scratch / "writer.log")
-    left = writer.start(service.url, [(run, 200)], pause=0.0002, linger=0.02, failpoints=failpoints)
+    left = writer.start(service.url, [(run, 200)], pause=0.0002, linger=0.02, flush=60.0, failpoints=failpoints)
     if failpoints is None:
         uid = load.uid(run)
         ledger.reload_until(lambda: uid in ledger.runs and ledger.runs[uid].journaled >= wanted)

@@ -15,7 +15,7 @@ from flystore.http import Access, build_app
 from flystore.service import Service
 from flystore.testing.serving import serving
 from flystore.testing.stock_server import API_KEY as KEY
-from flystore.testing.stock_server import served_stock_tiled
+from flystore.testing.stock_server import be_patient, served_stock_tiled
 
 
 class Server(NamedTuple):
@@ -45,6 +45,11 @@ class Server(NamedTuple):
             yield client
         finally:
             client.context.http_client.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_peers() -> None:
+    be_patient()
 
 
 @pytest.fixture(scope="session")

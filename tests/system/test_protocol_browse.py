@@ -18,7 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 def ask(server, method, path, body=None, **parameters):
     headers = {"Authorization": f"Apikey {server.key}"}
     content = None if body is None else json.dumps(body)
-    return httpx.request(method, f"{server.url}/api/v1/{path}", params=parameters, headers=headers, content=content)
+    return httpx.request(
+        method, f"{server.url}/api/v1/{path}", params=parameters, headers=headers, content=content, timeout=100
+    )
 
 
 def make(server, path, key, metadata=None, **more):
@@ -110,7 +112,7 @@ def test_pages_of_a_deep_search_join_to_all_of_it_while_nodes_are_added(server):
             break
         make(server, "forest", f"late{links}")
         links += 1
-        answer = httpx.get(following, headers={"Authorization": f"Apikey {server.key}"})
+        answer = httpx.get(following, headers={"Authorization": f"Apikey {server.key}"}, timeout=100)
     want = [("forest", *path) for path in made]
     assert seen[: len(want)] == want
     assert len(set(seen)) == len(seen)
@@ -217,7 +219,9 @@ def test_revisions_come_in_pages_with_their_time(server):
         seen += [row["attributes"]["metadata"]["n"] for row in answer.json()["data"]]
         if answer.json()["links"]["next"] is None:
             break
-        answer = httpx.get(answer.json()["links"]["next"], headers={"Authorization": f"Apikey {server.key}"})
+        answer = httpx.get(
+            answer.json()["links"]["next"], headers={"Authorization": f"Apikey {server.key}"}, timeout=100
+        )
     assert seen == [0, 1, 2, 3, 4]
     told = datetime.fromisoformat(first.json()["data"][0]["attributes"]["time_updated"])
     assert abs(told - datetime.now(UTC)) < timedelta(minutes=5)

@@ -280,6 +280,7 @@ def test_slices_of_ragged_arrays_are_tables_as_from_stock(homes, server, stock, 
             f"{one.url}/api/v1/ragged/full/{home.path_parts[0]}/r",
             params={"slice": picked, "format": ARROW},
             headers={"Authorization": f"Apikey {one.key}"},
+            timeout=100,
         )
         for one, home in zip((server, stock), homes, strict=True)
     ]

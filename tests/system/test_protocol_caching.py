@@ -102,11 +102,13 @@ def fly(server, tmp_path):
 
 @pytest.fixture
 def later(server):
-    """Let the service's clock be a minute on."""
+    """Stop the service's clock, and return a function that puts it on by an hour."""
+    now = [time.time()]
+    for part in (server.service.ingest, server.service._prober, server.service.versions):
+        part._clock = lambda: now[0]
 
     def go():
-        for part in (server.service._prober, server.service.versions):
-            part._clock = lambda: time.time() + 60
+        now[0] += 3600
 
     return go
 

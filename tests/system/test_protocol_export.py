@@ -407,6 +407,7 @@ def test_a_run_that_came_as_documents_is_exported_as_they_were(ours, recorded):
         f"{ours.url}/api/v1/ingest/{uid}?first=0&epoch=1",
         content=body,
         headers={"Authorization": f"Apikey {KEY}", "content-type": "application/x-flystore-frames"},
+        timeout=100,
     )
     assert sent.status_code == 200, sent.text
     expected = json.loads(json.dumps([{"name": name, "doc": doc} for name, doc in documents]))
@@ -524,7 +525,7 @@ def test_who_leaves_in_the_middle_leaves_nothing_open(ours):
     before = open_files()  # temporary files have no name, or none any more; the test runner has some too
     url = f"{ours.url}/api/v1/table/full/left-in-the-middle"
     headers = {"Authorization": f"Apikey {KEY}"}
-    with httpx.stream("GET", url, params={"format": "json"}, headers=headers) as answer:
+    with httpx.stream("GET", url, params={"format": "json"}, headers=headers, timeout=100) as answer:
         next(answer.iter_raw(1 << 16))
         assert not set(open_files()) <= set(before)
     deadline = time.monotonic() + 100

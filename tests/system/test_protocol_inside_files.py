@@ -68,7 +68,7 @@ def register(client, path, key="scan", metadata=None, **parameters):
 
 def get(server, path, **parameters):
     headers = {"Authorization": f"Apikey {server.key}"}
-    return httpx.get(f"{server.url}/api/v1/{path}", params=parameters, headers=headers)
+    return httpx.get(f"{server.url}/api/v1/{path}", params=parameters, headers=headers, timeout=100)
 
 
 @contextmanager
@@ -257,9 +257,11 @@ def test_nothing_is_made_or_written_inside_a_file(server, client, made):
     headers = {"Authorization": f"Apikey {server.key}"}
     body = {"id": "x", "structure_family": "container", "metadata": {}, "specs": [], "data_sources": []}
     for parent, status in (("scan", 409), ("scan/entry", 404)):
-        answer = httpx.post(f"{server.url}/api/v1/metadata/files/{parent}", json=body, headers=headers)
+        answer = httpx.post(f"{server.url}/api/v1/metadata/files/{parent}", json=body, headers=headers, timeout=100)
         assert answer.status_code == status, answer.text
-    put = httpx.put(f"{server.url}/api/v1/array/full/files/scan/entry/data/images", content=b"x" * 120, headers=headers)
+    put = httpx.put(
+        f"{server.url}/api/v1/array/full/files/scan/entry/data/images", content=b"x" * 120, headers=headers, timeout=100
+    )
     assert put.status_code == 405
 
 

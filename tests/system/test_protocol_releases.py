@@ -35,7 +35,7 @@ VERSIONS = {
 
 def asked(server, user_agent, path="/api/v1/", method="GET", **more):
     headers = {"Authorization": f"Apikey {server.key}", "User-Agent": user_agent}
-    return httpx.request(method, f"{server.url}{path}", headers=headers, **more)
+    return httpx.request(method, f"{server.url}{path}", headers=headers, timeout=100, **more)
 
 
 def test_clients_that_are_too_old_are_told_so_as_tiled_tells_them(server, stock):

@@ -35,6 +35,9 @@ from flystore.service import Service
 from flystore.testing.faults.hostile import node, of, registered
 from flystore.testing.serving import serving
 
+WAITING = ("wait", "follow", "beat")
+"""Parameters with which an answer waits for what nobody does here; tests of the feed ask with them."""
+
 LONG = "FLYSTORE_SCHEMA_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("FLYSTORE_SCHEMA_EXAMPLES", "15"))
 KEY = "secret"
@@ -87,6 +90,7 @@ def asked():
     for methods in found["paths"].values():
         for operation in methods.values():
             del operation["security"]
+            operation["parameters"] = [one for one in operation["parameters"] if one["name"] not in WAITING]
     return found
 
 

@@ -25,7 +25,9 @@ IMAGES = np.arange(72, dtype="<u2").reshape(6, 3, 4)
 def ask(server, method, path, body=None, **parameters):
     headers = {"Authorization": f"Apikey {server.key}"}
     content = None if body is None else json.dumps(body)
-    return httpx.request(method, f"{server.url}/{path}", params=parameters, headers=headers, content=content)
+    return httpx.request(
+        method, f"{server.url}/{path}", params=parameters, headers=headers, content=content, timeout=100
+    )
 
 
 def make(server, route, path, key, family, metadata=None, source=None, specs=()):
@@ -206,7 +208,7 @@ def test_what_is_no_run_is_refused(server, run):
     run()
     assert ask(server, "POST", f"custom/validate/{UID}/primary", {}).status_code == 400
     assert ask(server, "POST", "custom/validate/nowhere", {}).status_code == 404
-    assert httpx.post(f"{server.url}/custom/validate/{UID}", json={}).status_code == 401
+    assert httpx.post(f"{server.url}/custom/validate/{UID}", json={}, timeout=100).status_code == 401
 
 
 def fly(server, tmp_path, defects=None):

@@ -9,6 +9,7 @@ newest-first, and search by any scalar metadata key use an index at any size, an
 from flystore.model.queries import SortKey
 
 from ._catalog import Catalog
+from ._copying import Compared, Source, Target, digest_of_source, opened_source
 from ._database import NotAtOnce
 from ._examine import examine_file, examine_server, others_at, version_at
 from ._file import copy_catalog, has_node, make_one_file, problems_in_file, version_of
@@ -42,6 +43,7 @@ __all__ = [
     "Catalog",
     "Choose",
     "Committed",
+    "Compared",
     "FeedEntry",
     "KeysPage",
     "LogRecord",
@@ -57,15 +59,19 @@ __all__ = [
     "Slow",
     "Snapshot",
     "SortKey",
+    "Source",
     "Step",
+    "Target",
     "Transaction",
     "copy_catalog",
+    "digest_of_source",
     "examine_file",
     "examine_server",
     "has_node",
     "is_as_stored",
     "is_column",
     "make_one_file",
+    "opened_source",
     "others_at",
     "problem_of",
     "problems_in_file",

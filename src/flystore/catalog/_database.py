@@ -417,12 +417,15 @@ class SqliteDatabase:
             idle.append(session)
 
     def changes(self) -> int:
-        with self._count_lock, self._without_waiting():
+        with self._count_lock:
             if self._closed:
                 raise NotAtOnce("the catalogue is closed")
-            if self._counting is None:  # the number is of one connection, and counts what the others commit
-                self._counting = self._session(self._unwaiting, query_only=True)
-            return int(self._counting.driver.execute("PRAGMA data_version").fetchone()[0])
+            try:
+                if self._counting is None:  # the number is of one connection, and counts what the others commit
+                    self._counting = self._session(self._unwaiting, query_only=True)
+                return int(self._counting.driver.execute("PRAGMA data_version").fetchone()[0])
+            except (sqlite3.Error, SQLAlchemyError) as error:
+                raise _not_at_once(error) from error
 
     @contextmanager
     def _without_waiting(self) -> Iterator[None]:
@@ -430,10 +433,7 @@ class SqliteDatabase:
         try:
             yield
         except (sqlite3.Error, SQLAlchemyError) as error:
-            failed = _sqlite_error(error)
-            if failed is not None and (_code(failed) or 0) & 0xFF in _LEFT_TO_THREADS:
-                raise NotAtOnce(str(failed)) from error
-            raise (error if failed is None else _from_sqlite(failed)) from error
+            raise _not_at_once(error) from error
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -630,6 +630,14 @@ def _sqlite_error(error: BaseException | None) -> sqlite3.Error | None:
     while error is not None and not isinstance(error, sqlite3.Error):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _not_at_once(error: sqlite3.Error | SQLAlchemyError) -> Exception:
+    """Return `NotAtOnce` for what only a thread may wait for, or read; else the error in our words."""
+    failed = _sqlite_error(error)
+    if failed is None:
+        return error
+    return NotAtOnce(str(failed)) if (_code(failed) or 0) & 0xFF in _LEFT_TO_THREADS else _from_sqlite(failed)
 
 
 def _from_sqlite(error: sqlite3.Error) -> Exception:

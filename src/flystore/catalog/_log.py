@@ -73,9 +73,9 @@ _COUNT = Fixed(
 _LAST_POSITION = Fixed(sa.select(feed.c.position))
 _STORE = Fixed(sa.select(feed.c.store))
 _MARK = Fixed(
-    sa.select(log.c.kind, log.c.run_uid, log.c.first_ordinal, log.c.path, log.c.received).where(
-        log.c.position == sa.bindparam("position")
-    )
+    sa.select(
+        log.c.kind, log.c.run_uid, log.c.first_ordinal, log.c.count, log.c.path, log.c.action, log.c.received
+    ).where(log.c.position == sa.bindparam("position"))
 )
 _LOGGED_SINCE = Fixed(
     sa.select(log.c.run_uid, log.c.path)

@@ -102,6 +102,9 @@ MIGRATIONS: tuple[Migration, ...] = (_first, _second, _third, _fourth, _fifth)
 SCHEMA = len(MIGRATIONS)
 """The schema version that this program knows."""
 
+UNFINISHED = 1_000_000_000
+"""Stands for the version of a catalogue that a copy is being made into."""
+
 
 class Step(NamedTuple):
     """One migration: the version that it leads to, and what it does, in a sentence."""
@@ -153,6 +156,8 @@ def _one_more(
     with database.writing() as session:
         database.lock_run(session, "migration")  # other processes may be opening it too
         version = stored_version(session)
+        if version == UNFINISHED:
+            raise Misconfigured("this catalogue is a copy that is not finished; run the same `flystore copy` again")
         if version > known:
             raise Misconfigured(
                 f"this catalogue was written by a newer flystore (schema {version}; this program knows "

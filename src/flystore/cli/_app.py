@@ -248,6 +248,39 @@ def close(
         print(run_named(client, run).declare_interrupted(reason))
 
 
+_COPY_EPILOG = """
+Into PostgreSQL:     flystore copy /srv/flystore /srv/new --to-catalog postgresql://flystore@db/flystore
+
+And back:            flystore copy /srv/new /srv/old --from-catalog postgresql://flystore@db/flystore
+
+While it is served:  flystore backup /srv/flystore /backup/now, then flystore copy /backup/now /srv/new
+
+Exit status: 0 the copy is whole and was compared, 2 it is not; run it again, and it goes on where it was.
+"""
+
+
+@_app.command(epilog=_COPY_EPILOG)
+def copy(
+    source: Annotated[Path, typer.Argument(metavar="FROM", help="The directory of a store, or a backup.")],
+    target: Annotated[Path, typer.Argument(metavar="TO", help="An empty directory, or one to make.")],
+    from_catalog: Annotated[
+        str | None,
+        typer.Option(metavar="URL", show_default=False, help="FROM's catalogue, if it is in PostgreSQL."),
+    ] = None,
+    to_catalog: Annotated[
+        str | None,
+        typer.Option(metavar="URL", show_default=False, help="TO's catalogue, if it is to be in PostgreSQL."),
+    ] = None,
+) -> None:
+    """Copy a store to another place, or between SQLite and PostgreSQL, and compare all of it.
+
+    Nobody may write to FROM meanwhile. Files of detectors stay where they are.
+    """
+    from ._copy import run_copy
+
+    run_copy(source, target, from_catalog, to_catalog)
+
+
 _MIGRATE_EPILOG = """
 What would an upgrade do?   flystore migrate /srv/flystore --dry-run
 

@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from flystore.service import Service
@@ -30,11 +30,14 @@ from . import (
 from .access import Access
 from .caching import by_version
 from .compression import Endpoint, as_it_is
-from .dispatch import Dispatch
+from .dispatch import Dispatch, SocketEndpoint
 from .measuring import Measuring, Watching
 from .middleware import Answering
 
 API = "/api/v1"
+
+SOCKETS: dict[str, SocketEndpoint] = {f"{API}/feed/": routes_feed.feed_socket}
+"""What answers WebSockets, by what their path begins with; the rest of it is a node's path."""
 
 
 def build_app(
@@ -69,7 +72,7 @@ class _Application(Starlette):
     """Routes behind one layer, and behind another one if pages of other origins may ask."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = Answering(Dispatch(self.router), self.state.measuring, self.state.limits.compress_bytes)
+        app: ASGIApp = Answering(Dispatch(self.router, SOCKETS), self.state.measuring, self.state.limits.compress_bytes)
         return _sharing(app, self.state.origins) if self.state.origins else app
 
 
@@ -155,7 +158,6 @@ def _routes() -> list[BaseRoute]:
         route(f"{API}/close/{{path:path}}", routes_runs.close_run, "POST"),
         route(f"{API}/feed", routes_feed.feed, "GET"),
         route(f"{API}/feed/{{path:path}}", routes_feed.feed, "GET"),
-        WebSocketRoute(f"{API}/feed/{{path:path}}", routes_feed.feed_socket),
         route("/custom/validate/{path:path}", routes_validation.validate, "GET", "POST"),
         route("/zarr/v2", as_it_is(routes_zarr.v2), "GET"),
         route("/zarr/v2/{path:path}", as_it_is(routes_zarr.v2), "GET"),

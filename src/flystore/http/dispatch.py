@@ -1,12 +1,18 @@
 """From a path to its route in a few look-ups, however many routes there are."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from flystore.model.errors import NotFound
 
 from .compression import Endpoint
+from .failures import answer
+
+SocketEndpoint = Callable[[WebSocket], Awaitable[None]]
 
 
 class Dispatch:
@@ -16,20 +22,35 @@ class Dispatch:
     ----------
     router : Router
         Of routes whose paths are fixed, or fixed up to one parameter ``{name:path}`` at their end.
+    sockets : mapping of str to endpoint
+        What answers WebSockets, by what their paths begin with; what follows is the parameter ``path``.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, sockets: Mapping[str, SocketEndpoint] | None = None) -> None:
         self._router = router
+        self._sockets = sockets or {}
         self._whole, self._begins = _by_path(router.routes)
         self._depths = sorted({prefix.count("/") for _, prefix in self._begins}, reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._answer_socket(WebSocket(scope, receive, send))
+            return
         endpoint = self._endpoint(scope) if scope["type"] == "http" else None
         if endpoint is None:
             await self._router(scope, receive, send)
             return
         response = await endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
+
+    async def _answer_socket(self, socket: WebSocket) -> None:
+        path = socket.scope["path"].removeprefix(socket.scope.get("root_path") or "")
+        for prefix, endpoint in self._sockets.items():
+            if path.startswith(prefix):
+                socket.scope["path_params"] = {"path": path.removeprefix(prefix)}
+                await endpoint(socket)
+                return
+        await socket.send_denial_response(answer(NotFound(f"there is no WebSocket at {path}")))
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
         if scope.get("root_path"):
@@ -61,8 +82,7 @@ def _by_path(routes: Iterable[BaseRoute]) -> tuple[_Whole, _Begins]:
     whole: _Whole = {}
     begins: _Begins = {}
     for route in routes:
-        if not isinstance(route, Route):
-            continue  # WebSockets are few, and left to the router
+        assert isinstance(route, Route)
         prefix, parameter, rest = route.path.partition("{")
         name, _, kind = rest.partition(":")
         assert not parameter or (kind == "path}" and prefix.endswith("/"))

@@ -23,6 +23,9 @@ log = logging.getLogger("flystore.requests")
 REQUEST_ID: ContextVar[str] = ContextVar("flystore_request_id", default="")
 """Of the request on whose behalf the code runs; follows it into worker threads, for the log."""
 
+PUSHED = "flystore.pushed"
+"""Key in a request's scope of an answer that goes on until its reader has enough."""
+
 KIND = "flystore.error_kind"
 """Key in a request's scope of the `kind` of the error that it was answered with."""
 
@@ -156,9 +159,10 @@ class Measuring:
             self._sent.values[(family,)] = self._sent.values.get((family,), 0) + sent
         if taken:
             self._taken.values[(family,)] = self._taken.values.get((family,), 0) + taken
-        self._seconds.add(family, seconds)
         watching = self.watching
-        slow = 0 < watching.slow_seconds <= seconds
+        slow = 0 < watching.slow_seconds <= seconds and PUSHED not in scope
+        if PUSHED not in scope:  # such an answer lasts as long as its reader likes
+            self._seconds.add(family, seconds)
         if slow or status >= 500 or watching.access_log:
             _say(scope, family, status, seconds, sent, taken, slow)
 

@@ -8,6 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from flystore.service.waking import Follower
 
+from .measuring import PUSHED
+
 PLACE = "flystore.place"
 """Key in a WebSocket's scope under which a route leaves the token of what it sent last."""
 
@@ -39,6 +41,7 @@ class PushedResponse(Response):
         self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[PUSHED] = True
         gone = asyncio.ensure_future(stop_when_gone(self._follower, receive, "http.disconnect"))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

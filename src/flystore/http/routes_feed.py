@@ -17,6 +17,7 @@ from flystore.service.following import MOST_ENTRIES, Following, Page, Place, Sub
 from flystore.service.waking import Follower
 
 from .failures import answer
+from .measuring import PUSHED
 from .negotiation import record
 from .parameters import flag, integer
 from .pushing import PLACE, PushedResponse, stop_when_gone
@@ -58,7 +59,9 @@ async def feed(request: Request) -> Response:
     if pushed:
         follower = service.following.waking.follower(asked.subject.topic)
         return PushedResponse(follower, _lines(service.following, follower, asked), LINES)
-    if not wait:
+    if wait:
+        request.scope[PUSHED] = True
+    else:
         page, _ = await run_in_threadpool(_page, service.following, asked, asked.place)
         return record(request, msgspec.to_builtins(page))
     with service.following.waking.follower(asked.subject.topic) as follower:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,21 @@ def is_quick(filters: Sequence[Filter]) -> bool:
         if each.number not in _QUICK or (len(each.values) > place and each.values[place] in slow):
             return False
     return True
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """Have Blosc decode in this thread alone, as it does in all but the main one: for a short chunk helpers cost more.
+
+    For a main thread; there is one setting for the process, which changes nothing in other threads.
+    """
+    from numcodecs import blosc as loaded  # itself and not what stands for it, on which nothing can be set
+
+    before, loaded.use_threads = loaded.use_threads, False
+    try:
+        yield
+    finally:
+        loaded.use_threads = before
 
 
 def decode(data: bytes, filters: Sequence[Filter], mask: int, itemsize: int, nbytes: int) -> bytes:

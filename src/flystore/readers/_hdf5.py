@@ -10,7 +10,8 @@ import itertools
 import math
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -21,7 +22,18 @@ from flystore.model.errors import NotReady, OutsideRoots, TooLarge, Truncated, U
 from flystore.storage import NearFile, OpenedFile, Roots, WouldWait, held, require_below, reserve
 
 from ._chunks import THREADS, Piece, pieces, run_all
-from ._filters import BY_HDF5, FLETCHER32, NAMES, BadChunk, Filter, decode, decode_into, is_planned, is_quick
+from ._filters import (
+    BY_HDF5,
+    FLETCHER32,
+    NAMES,
+    BadChunk,
+    Filter,
+    decode,
+    decode_into,
+    is_planned,
+    is_quick,
+    without_helpers,
+)
 from ._gather import as_range, c_strides, gather, linear_index, some
 from ._h5file import Trace, is_settling, open_linked, with_dataset
 from ._late import h5py
@@ -69,7 +81,6 @@ class ChunkMap:
             return np.full(len(keys), -1)
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[at] == keys, at, -1)
-
 
     def find_one(self, key: int) -> int | None:
         """Return the position of a key; None where the chunk does not exist."""
@@ -410,7 +421,13 @@ class Hdf5Rows:
         self._require_short(selection)
         layout, file_bytes = self._layout, self._owner.current_size()
         out = np.empty(tuple(map(len, selection)), layout.dtype)
-        for part in pieces(selection[0], selection[1:], layout.box):
+        with without_helpers() if layout.filters else nullcontext():
+            self._read_parts(pieces(selection[0], selection[1:], layout.box), file_bytes, out)
+        return out
+
+    def _read_parts(self, parts: Iterator[Piece], file_bytes: int, out: np.ndarray) -> None:
+        layout = self._layout
+        for part in parts:
             if layout.chunks is None:
                 self._cutting(part, out)()
                 continue
@@ -423,7 +440,6 @@ class Hdf5Rows:
                 self._copying(part, out, layout.chunks, at)()
             else:
                 raise WouldWait("a chunk is not whole")
-        return out
 
     def _require_short(self, selection: tuple[range, ...]) -> None:
         """Raise `WouldWait` unless reading takes a few short reads and, of compressed chunks, a quick codec."""

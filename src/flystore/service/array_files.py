@@ -138,7 +138,6 @@ class FileArray:
         # With an Ellipsis, one item stays an array: as a scalar it would lose its byte order.
         return found[0, ...] if isinstance(first, int) else found
 
-
     def read_short(self, picked: Selection, length: int, watched: WatchedRoots) -> np.ndarray:
         """Return the same of neighbouring rows in one file, on an event loop; axes of length 1 may be missing.
 

@@ -107,6 +107,8 @@ def compared(known: Observation | None, found: Sequence[ResourceProbe]) -> list[
 
 def change(old: Fingerprint, new: Fingerprint, *, settled: bool) -> str | None:
     """Return in words how files differ from those observed; None if they are the same, or were still being written."""
+    if old == new:  # as with nearly every read
+        return None
     for before, after in _pairs(old, new, settled=settled):
         (old_inode, old_size, old_time), (inode, size, time) = before, after
         if (size, time) == (old_size, old_time):

@@ -108,9 +108,7 @@ class KeptNodes:
         return Damaged(f"/{'/'.join(node.path)}: {error.message}", path=list(node.path))
 
 
-def log_write(
-    catalog: Catalog, node: Node, operation: ArrayWritten | StructureSet | RowsWritten, now: float
-) -> None:
+def log_write(catalog: Catalog, node: Node, operation: ArrayWritten | StructureSet | RowsWritten, now: float) -> None:
     """Make a write known that reached the disk at `now`, Unix seconds; see `KeptNodes.log`."""
     with catalog.write() as tx:
         known = tx.node(node.path)

@@ -110,9 +110,7 @@ def _known_rows(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Inde
     return ()
 
 
-def _unexpected(
-    entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]
-) -> InvalidRequest | Truncated:
+def _unexpected(entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]) -> InvalidRequest | Truncated:
     announced = (entry.node.structure or {}).get("shape") if entry.node is not None else None
     where = "/" + "/".join(entry.path)
     if announced and shape and len(shape) == len(expected) and shape[0] < expected[0] <= announced[0]:

@@ -50,9 +50,7 @@ class Version(msgspec.Struct, frozen=True):
 class Versions:
     """Tells the versions of nodes."""
 
-    def __init__(
-        self, browse: Browse, prober: Prober, sights: Sights, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, browse: Browse, prober: Prober, sights: Sights, clock: Callable[[], float] = time.time) -> None:
         self.sights = sights
         self._browse = browse
         self._prober = prober

@@ -30,6 +30,7 @@ from ._columns import (
     plain_bytes,
     together,
 )
+from ._file_runs import FileRuns
 from ._limits import human_bytes, require_below
 from ._locks import LOCKS_DIRECTORY, FileLocks
 from ._near import NearFile, NearNames, WouldWait, reserved_at_once
@@ -53,6 +54,7 @@ __all__ = [
     "ArrayStore",
     "Budget",
     "FileLocks",
+    "FileRuns",
     "FileStream",
     "NearFile",
     "NearNames",

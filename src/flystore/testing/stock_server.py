@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 API_KEY = "secret"
-START_SECONDS = 60.0
+START_SECONDS = 100.0
 
 
 @contextmanager
@@ -48,6 +48,13 @@ def served_stock_tiled(directory: Path) -> Iterator[str]:
             process.stdin.close()
             process.terminate()
             process.wait(START_SECONDS)
+
+
+def be_patient() -> None:
+    """Have the stock clients of this process wait for an answer as long as a test may take; by themselves 5 to 30 s."""
+    from tiled.client.utils import DEFAULT_TIMEOUT_PARAMS
+
+    DEFAULT_TIMEOUT_PARAMS.update(dict.fromkeys(DEFAULT_TIMEOUT_PARAMS, 100.0))
 
 
 def write_with_stock(url: str, documents: Any, **settings: Any) -> None:

@@ -47,7 +47,7 @@ AWAKE_S = 1.0
 Waking a thread costs the plan's tens of microseconds.
 """
 
-RESTS = 9
+RESTS = 4
 """While somebody follows a run, sending takes at most one part in so many and one of the plan's interpreter."""
 
 LOOK_S = 30.0

@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 
 from flystore.client import from_uri
-from flystore.testing.stock_server import API_KEY, served_stock_tiled
+from flystore.testing.stock_server import API_KEY, be_patient, served_stock_tiled
 
 STREAMS = Path(__file__).parents[2] / "data" / "streams"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_peers():
+    be_patient()
 
 
 @pytest.fixture(scope="session")

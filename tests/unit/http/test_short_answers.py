@@ -51,7 +51,7 @@ def file(tmp_path):
 def app(file, tmp_path):
     run = RunDocuments("run", plan_name="count")
     stream = run.stream("primary", img=external((40, 50)))
-    stream.resource("img", file.as_uri(), dataset="d")
+    stream.resource("img", file.as_uri(), dataset="d", chunk_shape=[1, 40, 50])
     stream.frames("img", 0, 6)
     run.stop()
     with Service.open(tmp_path / "store", read=[file.parent]) as service:

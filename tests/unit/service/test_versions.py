@@ -31,10 +31,16 @@ def service(tmp_path):
 
 @pytest.fixture
 def later(service):
-    def go(seconds=MINUTE):
-        for part in (service._prober, service.versions):
-            part._clock = lambda: time.time() + seconds
+    """Stop the clock; return a function that sets it to so many seconds after that."""
+    began = time.time()
+    now = [began]
+    for part in (service.ingest, service._prober, service.versions):
+        part._clock = lambda: now[0]
 
+    def go(seconds=MINUTE):
+        now[0] = began + seconds
+
+    go.began = began
     return go
 
 
@@ -213,7 +219,7 @@ def test_files_have_a_version_once_run_and_files_are_quiet(detector, later):
 def test_a_file_written_to_lately_has_no_version(detector, later):
     detector.stop()
     later()
-    stamp = time.time() + MINUTE - 1
+    stamp = later.began + MINUTE - 1
     os.utime(detector.path, (stamp, stamp))
     assert detector.mark is None
     later(2 * MINUTE)

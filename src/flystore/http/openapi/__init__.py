@@ -6,7 +6,7 @@ it. ``python -m flystore.http.openapi`` prints it. A test fails if a route of th
 
 from typing import Any
 
-from . import assets, browse, buffers, nodes, runs, service, zarr
+from . import assets, browse, buffers, feed, nodes, runs, service, zarr
 from .parts import JSON, UNCHANGED, refusal_components
 from .schemas import schemas
 
@@ -19,6 +19,7 @@ _FAMILIES = {
     "nodes": nodes,
     "files": assets,
     "runs": runs,
+    "feed": feed,
     "zarr": zarr,
 }
 

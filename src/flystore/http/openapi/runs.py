@@ -122,6 +122,8 @@ PATHS: dict[str, dict[str, Any]] = {
             parameters=[
                 RUN,
                 query("first", whole(0, 2**62), "Ordinal of the first document wanted; of frames only."),
+                query("follow", {**FLAG, "default": False}, "Go on until the run ends; of frames only."),
+                query("beat", whole(1, 60), "With `follow`: seconds between signs of life, frames without content."),
                 query("format", TEXT, "`application/json-seq` for lines of JSON; goes before Accept."),
                 query("fill", {"enum": ["", "false", "no", "0"]}, "External data are not put into documents."),
                 query("filename", TEXT, "Answer as a download of this name; of lines only."),

@@ -444,3 +444,45 @@ def _full_journal_drops() -> list[_Patch]:
             return self.end
 
     return [_Patch(RunLog, "append", append)]
+
+
+# --- following ---------------------------------------------------------------------------------------------
+
+
+@variant("told-before-commit")
+def _told_before_commit() -> list[_Patch]:
+    """Followers are woken a moment before they can read what they are woken for."""
+    from flystore.catalog import Catalog, Transaction
+
+    @contextmanager
+    def write(self: Any) -> Iterator[Any]:
+        with self._database.writing() as session:
+            transaction = Transaction(self._database, session, self._clock, self._known)
+            yield transaction
+            committed = transaction.finish()
+            if committed is not None:
+                self._tell(committed)
+                threading.Event().wait(0.05)
+
+    return [_Patch(Catalog, "write", write)]
+
+
+@variant("feed-token-ahead")
+def _feed_token_ahead() -> list[_Patch]:
+    """The token of a page is that of the feed's end when it is sent, not when it was read."""
+    from flystore.service.following import Following, Place, _Tokens
+
+    real = Following._read_page
+
+    def read_page(self: Any, *arguments: Any) -> Any:
+        page, place = real(self, *arguments)
+        threading.Event().wait(0.01)
+        with self._catalog.read() as snapshot:
+            ahead = Place(snapshot.last_position())
+            if not page.more:
+                import msgspec
+
+                return msgspec.structs.replace(page, next=_Tokens(snapshot)(ahead)), ahead
+        return page, place
+
+    return [_Patch(Following, "_read_page", read_page)]
