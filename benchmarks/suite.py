@@ -34,6 +34,10 @@ class Sizes:
     columns : int
     fly_frames : int
         StreamDatum of each of `fly_keys` keys.
+    live_events, stock_live_events : int
+        Events one by one.
+    live_burst : int
+        Events as fast as they go; stock gets as many as before.
     frames : int
         Of 512 × 512 uint16.
     frames_asked, stock_frames_asked : int
@@ -62,6 +66,9 @@ class Sizes:
     columns: int = 20
     fly_keys: int = 20
     fly_frames: int = 1000
+    live_events: int = 200
+    live_burst: int = 10_000
+    stock_live_events: int = 50
     frames: int = 2000
     frames_asked: int = 200
     stock_frames_asked: int = 20
@@ -82,6 +89,9 @@ QUICK = Sizes(
     events=10_000,
     stock_events=2_000,
     fly_frames=100,
+    live_events=60,
+    live_burst=2_000,
+    stock_live_events=20,
     frames=128,
     frames_asked=50,
     stock_frames_asked=5,

@@ -1,7 +1,10 @@
 """Our side: RunWriter and the client of flystore."""
 
+import contextlib
 import shutil
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,19 @@ class Tasks(SideTasks):
 
     def make_client(self, url: str, key: str) -> Any:
         return from_uri(url, api_key=key)
+
+    @contextlib.contextmanager
+    def subscribed(self, url: str, key: str, uid: str, told: Callable[[int], Any]) -> Iterator[None]:
+        began = threading.Event()
+
+        def take(name: str, doc: dict[str, Any]) -> None:
+            if name == "event" and doc["seq_num"] > 1:
+                told(doc["seq_num"])
+            began.set()
+
+        with self.client(url, key)[uid].documents(follow=True).call(take):
+            began.wait()
+            yield
 
     def make_writer(self, url: str, key: str) -> Writing:
         journal = Path(tempfile.mkdtemp(prefix="benchmark-journal-"))

@@ -19,6 +19,7 @@ import numpy as np
 from .documents import Document, column_names, frames_run, long_run, renamed
 
 READABLE_SECONDS = 60.0
+LIVE_COLUMNS = 5
 
 
 class Writing(NamedTuple):
@@ -63,6 +64,14 @@ class SideTasks:
         if url not in self._clients:
             self._clients[url] = self.make_client(url, key)
         return self._clients[url]
+
+    def make_live_writer(self, url: str, key: str) -> Writing:
+        """Return a writer that sends each event by itself, as people who want to see it have it."""
+        return self.make_writer(url, key)
+
+    def subscribed(self, url: str, key: str, uid: str, told: Callable[[int], Any]) -> contextlib.AbstractContextManager:
+        """Tell the seq_num of each event of a run that comes from now on."""
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def writer(self, url: str, key: str) -> Iterator[Writing]:
@@ -169,6 +178,71 @@ class SideTasks:
                 blocked.append(sum(timed.calls))
         return {"blocked": blocked, "stored": stored}
 
+    def live(self, url: str, key: str, events: int, burst: int, every: float, looks: int) -> dict[str, float]:
+        """Send events one by one and have a subscriber wait for each; then as fast as they go; then read each.
+
+        Parameters
+        ----------
+        events : int
+            One by one, `every` so many seconds.
+        burst : int
+            As fast as they go.
+        looks : int
+            How many events are read as soon as they can be.
+
+        Returns
+        -------
+        dict
+            ``told`` and ``visible``: median seconds from the call of the writer; ``rate``: events a second, from the
+            first call until the subscriber has the last; ``lost``: events that did not come, or came twice.
+        """
+        uid = str(uuid.uuid4())
+        emitted: dict[int, float] = {}
+        arrived: dict[int, list[float]] = {}
+        documents = iter(long_run(uid, 1 + events + burst + looks, LIVE_COLUMNS))
+        writing = self.make_live_writer(url, key)
+
+        def emit() -> int:
+            name, doc = next(documents)
+            number = int(doc.get("seq_num", 0))
+            emitted[number] = time.perf_counter()
+            writing.callback(name, doc)
+            return number
+
+        def told(number: int) -> None:
+            arrived.setdefault(number, []).append(time.perf_counter())
+
+        try:
+            while emit() != 1:  # stock makes the table with the first event
+                pass
+            writing.settle()
+            with self.subscribed(url, key, uid, told):
+                first, second = range(2, 2 + events), range(2 + events, 2 + events + burst)
+                for _ in first:
+                    emit()
+                    time.sleep(every)
+                _wait_for(lambda: first[-1] in arrived)
+                for _ in second:
+                    emit()
+                _wait_for(lambda: second[-1] in arrived)
+                seen = []
+                for _ in range(looks):
+                    number = emit()
+                    path = f"{uid}/primary/internal/{column_names(1)[0]}"
+                    wait_until_readable(url, key, path, str(number - 1), lambda body: len(body) == 8)
+                    seen.append(time.perf_counter() - emitted[number])
+            for document in documents:
+                writing.callback(*document)
+            writing.settle()
+        finally:
+            writing.close()
+        return {
+            "told": statistics.median(arrived[number][0] - emitted[number] for number in first if number in arrived),
+            "rate": burst / (arrived[second[-1]][0] - emitted[second[0]]),
+            "visible": statistics.median(seen),
+            "lost": sum(len(arrived.get(number, ())) != 1 for number in (*first, *second)),
+        }
+
     # --- reading ----------------------------------------------------------------------------------
 
     def read_table(
@@ -265,6 +339,14 @@ def wait_until_readable(url: str, key: str, node: str, cut: str, whole: Callable
             raise RuntimeError(f"not readable: {answer.status}, {len(body)} bytes, {body[:200]!r}")
         time.sleep(0.002)
     connection.close()
+
+
+def _wait_for(ready: Callable[[], bool]) -> None:
+    deadline = time.perf_counter() + READABLE_SECONDS
+    while not ready():
+        if time.perf_counter() > deadline:
+            raise RuntimeError("the subscriber was not told of the last event")
+        time.sleep(0.001)
 
 
 def _seconds(call: Callable[[], object]) -> float:

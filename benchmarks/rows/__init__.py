@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from benchmarks.figures import Measure
 from benchmarks.suite import Suite
 
-from . import arrays, catalogue, engine, exports, fly, long, recorded, requests, slices, start, tables, waits
+from . import arrays, catalogue, engine, exports, fly, live, long, recorded, requests, slices, start, tables, waits
 
 Row = Callable[[Suite], Iterator[Measure]]
 
-_MODULES = (engine, long, tables, exports, fly, recorded, waits, requests, arrays, slices, catalogue, start)
+_MODULES = (engine, long, tables, exports, fly, recorded, live, waits, requests, arrays, slices, catalogue, start)
 
 ROWS: dict[str, Row] = {module.__name__.rpartition(".")[2]: module.measure for module in _MODULES}
 """By name, in the order in which they are measured: what a row leaves behind, later ones read."""

@@ -7,6 +7,8 @@ import psycopg
 import pytest
 
 from flystore.catalog import SCHEMA, Catalog, _examine, examine_server
+from flystore.cli._migrate import run_migrate
+from flystore.model.errors import Misconfigured
 
 
 def states(url):
@@ -77,3 +79,19 @@ def test_a_user_who_may_make_no_tables_is_told(fresh_postgres):
         assert ["may make no tables" in remark.text for remark in found] == [True]
     finally:
         run(fresh_postgres, "DROP OWNED BY flystore_doctor_test", "DROP ROLE flystore_doctor_test")
+
+
+def test_a_catalogue_in_a_server_is_migrated_once_nobody_else_is_connected(fresh_postgres, capsys):
+    with Catalog.open(fresh_postgres):
+        pass
+    run(fresh_postgres, f"UPDATE flystore_schema SET version = {SCHEMA - 1}")
+    run_migrate(None, fresh_postgres, dry_run=True, in_use=False)
+    assert f"from schema {SCHEMA - 1} to {SCHEMA}" in capsys.readouterr().out
+    with psycopg.connect(fresh_postgres) as other:
+        other.execute("SELECT 1")
+        with pytest.raises(Misconfigured, match="an earlier flystore would go on"):
+            run_migrate(None, fresh_postgres, dry_run=False, in_use=False)
+    assert states(fresh_postgres)["schema"] == "warning"
+    run_migrate(None, fresh_postgres, dry_run=False, in_use=True)  # other tests may use the same server
+    assert states(fresh_postgres)["schema"] == "ok"
+    assert "password" not in capsys.readouterr().out

@@ -4,8 +4,7 @@ If these fail, a facility that moves to PostgreSQL loses data on the way and lea
 """
 
 import importlib.util
-import os
-import signal
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,12 +71,18 @@ def make(service, parent, key, family, metadata, structure=None):
     return service.nodes.create(parent, NewNode.from_wire(wire))
 
 
-@pytest.fixture
-def source(tmp_path):
-    place = Place(tmp_path / "source")
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    place = Place(tmp_path_factory.mktemp("filled") / "store")
     with opened(place) as service:
         fill(service)
-    return place
+    return place.directory
+
+
+@pytest.fixture
+def source(filled, tmp_path):
+    shutil.copytree(filled, tmp_path / "source")
+    return Place(tmp_path / "source")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -151,54 +156,79 @@ def test_a_backup_can_be_copied_while_its_store_is_in_use(source, target, tmp_pa
 # --- killed
 
 
-def killed(source, target, at, broken=None):
-    """Copy in a child that dies at its `at`-th failpoint; return whether it came to its end instead."""
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+from flystore.catalog import _copying
+from flystore.disk import failpoints
+from flystore.service.copying import Place, copy_store
+
+source, target, url, first, spread, place, broken = sys.argv[1:]
+_copying.BATCH_ROWS = 7
+
+def careless():
+    real = _copying.Target._add
+    def add(self, table, batch):
+        self.copied.last[str(table.name)] = [batch[-1][column.name] for column in table.primary_key.columns]
+        with self._database.writing() as session:
+            self._note(session)
+        real(self, table, batch)
+    _copying.Target._add = add
+
+def dies(at):
     child = os.fork()
     if child == 0:
+        left = [at]
+        def handler(name):
+            left[0] -= name.startswith(place)
+            if left[0] <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        failpoints.install(handler)
+        if broken == "careless":
+            careless()
         try:
-            left = [at]
-
-            def handler(name):
-                left[0] -= name.startswith("copy.")
-                if left[0] <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            failpoints.install(handler)
-            if broken is not None:
-                broken()
-            copy_store(source, target)
-            os._exit(0)
-        except BaseException as error:  # a child must not go on with the tests
-            os.write(2, f"{error!r}\n".encode())
+            copy_store(Place(Path(source)), Place(Path(target), url or None))
+        except BaseException as error:
+            os.write(2, f"{error!r}\\n".encode())
             os._exit(1)
+        os._exit(0)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
-        return False
-    assert os.WEXITSTATUS(status) == 0, "the child failed"
-    return True
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+kills = 0
+while dies(int(first) + kills % max(1, int(spread))):
+    kills += 1
+    assert kills < 500
+    if spread == "0":
+        break
+print(kills)
+"""
+"""Copies in children that are killed at one of the failpoints; by its own process, in which no other thread runs."""
 
 
-def in_small_pieces(monkeypatch):
-    monkeypatch.setattr(_copying, "BATCH_ROWS", 7)
+def kill(source, target, first, spread=0, place="copy.", broken=""):
+    """Copy, killed at this one of the failpoints at `place`, and with a `spread` until it is done; return how often."""
+    arguments = [source.directory, target.directory, target.catalog or "", first, spread, place, broken]
+    command = [sys.executable, "-c", KILLER, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
 
 
-def test_killed_again_and_again_it_comes_to_the_same_end(source, target, tmp_path, monkeypatch):
-    in_small_pieces(monkeypatch)
-    kills = 0
-    while not killed(source, target, at=3 + kills % 5):
-        kills += 1
-        assert kills < 500
-    assert kills > 10
+def test_killed_again_and_again_it_comes_to_the_same_end(source, target, tmp_path):
+    assert kill(source, target, first=4, spread=5) > 10
     assert not (target.directory / ".copying").exists()
     assert copy_store(source, target).tables == copy_store(source, Place(tmp_path / "other")).tables
     with opened(source) as one, opened(target) as other:
         assert trees(other._catalog) == trees(one._catalog)
 
 
-def test_half_a_copy_is_served_by_nobody(source, target, monkeypatch):
-    in_small_pieces(monkeypatch)
-    assert not killed(source, target, at=30)
+def test_half_a_copy_is_served_by_nobody(source, target):
+    assert kill(source, target, first=30) == 1
     with pytest.raises(Misconfigured, match="not finished"):
         opened(target)
     if target.catalog is None:
@@ -206,22 +236,9 @@ def test_half_a_copy_is_served_by_nobody(source, target, monkeypatch):
             Service.open(target.directory)
 
 
-def test_a_copy_that_forgets_rows_when_it_is_killed_is_found_out(source, target, monkeypatch):
+def test_a_copy_that_forgets_rows_when_it_is_killed_is_found_out(source, target):
     """Negative control: how far it came is noted before the rows are there."""
-    in_small_pieces(monkeypatch)
-
-    def careless():
-        real = _copying.Target._add
-
-        def add(self, table, batch):
-            self.copied.last[str(table.name)] = [batch[-1][column.name] for column in table.primary_key.columns]
-            with self._database.writing() as session:
-                self._note(session)
-            real(self, table, batch)
-
-        _copying.Target._add = add
-
-    assert not killed(source, target, at=60, broken=careless)
+    assert kill(source, target, first=20, place="copy.before_batch", broken="careless") == 1
     with pytest.raises(Damaged, match="is not what is in the source"):
         copy_store(source, target)
     with pytest.raises(Misconfigured, match="not finished"):
@@ -245,9 +262,8 @@ def test_a_target_with_other_content_is_refused_and_left_alone(source, target, t
     assert [path.name for path in (tmp_path / "files").iterdir()] == ["thesis.tex"]
 
 
-def test_a_source_that_was_written_to_between_two_attempts_is_told(source, target, monkeypatch):
-    in_small_pieces(monkeypatch)
-    assert not killed(source, target, at=40)
+def test_a_source_that_was_written_to_between_two_attempts_is_told(source, target):
+    assert kill(source, target, first=40) == 1
     with opened(source) as service:
         make(service, (), "late", "container", {})
     with pytest.raises(Conflict, match="written to since"):
@@ -270,7 +286,12 @@ def test_a_source_that_is_written_to_during_the_copy_is_told(source, target, mon
         failpoints.install(None)
 
 
-@pytest.mark.parametrize("what", ["a row", "a file", "a file more", "a file less"])
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [("sqlite", "a row"), ("postgresql", "a row"), ("sqlite", "a file"), ("sqlite", "a file more")]
+    + [("sqlite", "a file less")],
+    indirect=["target"],
+)
 def test_a_copy_that_differs_in_anything_is_found_out(source, target, what):
     def spoil(name):
         if name != "copy.before_compare":

@@ -1,4 +1,4 @@
-"""F30: subscribers join, drop and resume while documents come in and the service is killed.
+"""F35: subscribers join, drop and resume while documents come in and the service is killed.
 
 If these fail, people who follow a run or a catalogue see a gap or a repeat after a restart of the service, or wait for
 what is stored already.
@@ -107,7 +107,7 @@ def follow_through(service, acquisition, subscribers, turns, kills, rng):
 def test_subscribers_see_no_gap_and_no_repeat_however_the_service_is_killed(
     fork_server, tmp_path, seed, cycles, fault_report
 ):
-    report = fault_report("F30 subscribers", unit="changes")
+    report = fault_report("F35 subscribers", unit="changes")
     turns, kills = cycles(40, 2000), cycles(5, 150)
     with FaultyService(fork_server, tmp_path / "store") as service:
         service.start()

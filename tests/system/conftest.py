@@ -64,12 +64,30 @@ def data(stock_home: Path) -> Iterator[Path]:
         yield Path(name)
 
 
+ON_BOTH = {"test_bad_input", "test_flyscan", "test_protocol_browse", "test_stock_writers", "test_tutorial"}
+"""Modules whose tests of `server` run on SQLite and on PostgreSQL: all that a service does with its catalogue, once."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__ in ON_BOTH and "catalog_url" in metafunc.fixturenames:
+        metafunc.parametrize("catalog_url", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def server(tmp_path: Path, data: Path) -> Iterator[Server]:
+def catalog_url(request: pytest.FixtureRequest) -> str | None:
+    """The catalogue of `server`; None is a file in its directory."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return None
+    found: str = request.getfixturevalue("fresh_postgres")
+    return found
+
+
+@pytest.fixture
+def server(tmp_path: Path, data: Path, catalog_url: str | None) -> Iterator[Server]:
     """flystore over a fresh directory."""
     directory = tmp_path / "store"
     with (
-        Service.open(directory, read=[data]) as service,
+        Service.open(directory, read=[data], catalog=catalog_url) as service,
         serving(build_app(service, Access.of(KEY))) as url,
     ):
         yield Server(url, KEY, data, directory, service)

@@ -4,6 +4,11 @@ If these fail, people who watch a scan see gaps or repeats, a live table that st
 it is closed.
 """
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import bluesky.plan_stubs as bps
@@ -18,7 +23,7 @@ from ophyd.sim import SynAxis, SynGauss
 from flystore import RunWriter, from_uri, open_store
 from flystore.model.errors import InvalidRequest, NotFound, WrongToken
 
-GENEROUS = 60.0
+GENEROUS = 12.0
 
 
 @pytest.fixture
@@ -34,10 +39,8 @@ def writer(server, tmp_path):
 
 
 @pytest.fixture
-def engine(writer):
-    engine = RunEngine({}, context_managers=[])
-    engine.subscribe(writer)
-    return engine
+def engine():
+    return RunEngine({}, context_managers=[])
 
 
 @pytest.fixture
@@ -49,12 +52,14 @@ def devices():
 class Stepping:
     """A scan whose points a test lets happen one by one."""
 
-    def __init__(self, engine, devices):
+    def __init__(self, engine, writer, devices):
         self.motor, self.det = devices
         self.documents = []
         self.started = threading.Event()
         self._turns = threading.Semaphore(0)
+        # What the service has may be told at once; it must have been kept here by then.
         engine.subscribe(self._keep)
+        engine.subscribe(writer)
         self._thread = threading.Thread(target=engine, args=(self._plan(),))
 
     def _keep(self, name, doc):
@@ -93,8 +98,8 @@ class Stepping:
 
 
 @pytest.fixture
-def scan(engine, devices):
-    with Stepping(engine, devices) as made:
+def scan(engine, writer, devices):
+    with Stepping(engine, writer, devices) as made:
         yield made
 
 
@@ -303,3 +308,48 @@ def test_a_run_of_a_store_in_this_process_is_followed_likewise(tmp_path, devices
         assert kept == every[: len(kept)]
     with pytest.raises(Exception, match="closed"):
         next(store.follow())
+
+
+def follow_in_a_terminal(server, *arguments):
+    command = [sys.executable, "-u", "-m", "flystore.cli", "follow", *arguments, "--at", server.url]
+    environment = {**os.environ, "FLYSTORE_API_KEY": server.key}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_terminal_shows_a_run_event_by_event_and_ends_with_it(server, client, scan):
+    run_of(client, scan.uid)
+    with follow_in_a_terminal(server, scan.uid) as process:
+        shown = [process.stdout.readline()]
+        scan.step(5)
+        rest, errors = process.communicate(timeout=GENEROUS)
+    assert (process.returncode, errors) == (0, "")
+    lines = [*shown, *rest.splitlines()]
+    assert "begins" in lines[0]
+    assert lines[1].split() == ["primary:", "seq_num", "time", "det", "motor", "tor_setpoint"]
+    assert [line.split()[0] for line in lines[2:7]] == ["1", "2", "3", "4", "5"]
+    assert [line.split()[-1] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
+    assert "5/5 points" in lines[-1]
+
+
+def test_a_terminal_shows_which_runs_begin_and_end_until_it_is_interrupted(server, engine, devices):
+    motor, det = devices
+    with follow_in_a_terminal(server) as process:
+        assert "Ctrl-C" in process.stdout.readline()
+        engine(bp.scan([det], motor, 0, 1, 3))
+        shown = process.stdout.readline()
+        assert "scan" in shown
+        while "3/3 points" not in shown:
+            shown = process.stdout.readline()
+            assert shown, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=GENEROUS)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_documents_are_printed_as_json_for_other_programs(server, client, scan):
+    scan.step(5)
+    run_of(client, scan.uid)
+    with follow_in_a_terminal(server, scan.uid, "--json") as process:
+        shown, errors = process.communicate(timeout=GENEROUS)
+    assert (process.returncode, errors) == (0, "")
+    assert [json.loads(line)["name"] for line in shown.splitlines()] == [name for name, _ in scan.documents]

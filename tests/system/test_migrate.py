@@ -38,7 +38,8 @@ def content(store):
     """Return all rows of all tables but the store's random name, by table."""
     connection = sqlite3.connect(store / "catalog.sqlite")
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    found = {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in tables if name != "feed"}
+    left_out = {"feed", *(name for name in tables if name.startswith("words"))}  # FTS5's own, which cannot be listed
+    found = {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in {*tables} - left_out}
     connection.close()
     return found
 
@@ -52,7 +53,7 @@ def test_a_dry_run_says_each_step_and_changes_nothing(store, capsys):
     for step in steps_from(old):
         assert f"  {step.version}: {step.what}\n" in said
     assert (store / "catalog.sqlite").read_bytes() == before
-    assert sorted(path.name for path in store.iterdir()) == ["catalog.sqlite"]
+    assert {path.name.partition("-")[0] for path in store.iterdir()} == {"catalog.sqlite"}
 
 
 def test_it_leads_to_what_a_start_leads_to_and_is_done_once(store, tmp_path, capsys):
@@ -66,6 +67,7 @@ def test_it_leads_to_what_a_start_leads_to_and_is_done_once(store, tmp_path, cap
     assert "nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("store", STORES[:1], indirect=True)
 def test_killed_at_any_step_it_goes_on_from_there(store, tmp_path):
     """A child is killed in the middle of each step in turn; what is left has the version before, whole."""
     whole = tmp_path / "whole"

@@ -59,6 +59,7 @@ class Catalog:
         clock: Callable[[], float] = time.time,
         trust: Trust | None = None,
         tell: Callable[[Step, bool], None] | None = None,
+        connections: int | None = None,
     ) -> Self:
         """Open the catalogue at `url`, made or brought up to date if need be.
 
@@ -74,6 +75,8 @@ class Catalog:
             Shared with others who write to the same store; None is the catalogue's own.
         tell
             Called before and after each step that brings it up to date; see `migrate`.
+        connections
+            To PostgreSQL, at most, at a time; None is 20.
 
         Raises
         ------
@@ -83,7 +86,7 @@ class Catalog:
         Unavailable
             If the database does not answer.
         """
-        database = connect(url, create=create, trust=trust)
+        database = connect(url, create=create, trust=trust, connections=connections)
         try:
             migrate(database, create=create, tell=tell)
         except BaseException:
@@ -213,6 +216,14 @@ class Catalog:
                     self._watchers.remove(told)
 
         return end
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None] | None:
+        """Call `heard`, in a thread of the catalogue's, after commits of other processes.
+
+        It is also called when some may have been missed, so it has to look for itself what is new. Returns a function
+        that ends it, or None if the database tells nobody: ask for `changes` every so often then.
+        """
+        return self._database.listen(heard)
 
     def _tell(self, committed: Committed) -> None:
         with self._lock:

@@ -8,11 +8,12 @@ the transaction is the driver's.
 
 import logging
 import os
+import re
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +29,6 @@ from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, DiskFull, FlystoreError, InvalidRequest, Misconfigured, Unavailable
 
 from ._place import prepare
-from ._schema import describe_for_postgresql
 from ._slowness import SLOW_S, note_slow
 
 log = logging.getLogger("flystore.catalog")
@@ -285,13 +285,23 @@ class Database(Protocol):
     def lock_run(self, session: Session, uid: str) -> None:
         """Keep other writers from run `uid` until the transaction ends, even if it has no row yet."""
 
+    def notify(self, session: Session, position: int) -> None:
+        """Have other processes that listen told of the last position, once the transaction is committed."""
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None] | None:
+        """Call `heard`, in a thread, after commits of other processes and whenever some may have been missed.
+
+        Returns a function that ends it; None if the database tells nobody.
+        """
+
     def close(self) -> None: ...
 
 
-def connect(url: str, *, create: bool, trust: Trust | None = None) -> Database:
+def connect(url: str, *, create: bool, trust: Trust | None = None, connections: int | None = None) -> Database:
     """Return the database at a URL, ``sqlite:///FILE`` or ``postgresql://…``.
 
-    `trust` is lost when the disk fails a write to a file; a PostgreSQL server sees to its own disk.
+    `trust` is lost when the disk fails a write to a file; a PostgreSQL server sees to its own disk. `connections` is
+    the most that are open to such a server at a time; None is what it is by default.
 
     Raises
     ------
@@ -302,18 +312,26 @@ def connect(url: str, *, create: bool, trust: Trust | None = None) -> Database:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError):
         raise Misconfigured(
-            f"{url!r} is not the address of a catalogue; it is sqlite:///FILE or postgresql://USER@HOST/NAME"
-        ) from error
+            f"{_without_password(url)!r} is not the address of a catalogue; it is sqlite:///FILE or "
+            "postgresql://USER@HOST/NAME"
+        ) from None  # what SQLAlchemy says has the whole address in it
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise Misconfigured("a catalogue in memory cannot be shared between connections; name a file")
         return SqliteDatabase(Path(str(parsed.database)), trust or Trust(), create=create)
     if backend == "postgresql":
-        return PostgresDatabase(parsed)
+        from ._postgres import MOST_CONNECTIONS, PostgresDatabase
+
+        return PostgresDatabase(parsed, connections or MOST_CONNECTIONS)
     raise Misconfigured(f"catalogues are kept in SQLite or PostgreSQL, not in {backend}")
+
+
+def _without_password(url: str) -> str:
+    """Return an address that could not be read, for people."""
+    return re.sub(r"^([^:]*:/*[^:@/]*):.*@", r"\1:***@", url)
 
 
 # --- SQLite -----------------------------------------------------------------------------------
@@ -485,6 +503,12 @@ class SqliteDatabase:
     def lock_run(self, session: Session, uid: str) -> None:
         """Nothing to do: there is one writer."""
 
+    def notify(self, session: Session, position: int) -> None:
+        """Nothing to do: `changes` says it."""
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        return None
+
     def close(self) -> None:
         self._closed = True
         for idle in (self._idle, self._idle_glances):
@@ -498,99 +522,6 @@ class SqliteDatabase:
             self._writer.connection.close()
         self._engine.dispose()
         self._unwaiting.dispose()
-
-
-# --- PostgreSQL -------------------------------------------------------------------------------
-
-
-class PostgresDatabase:
-    """A pool of connections; readers see one state (REPEATABLE READ), writers the latest of each row."""
-
-    name = "postgresql"
-
-    def __init__(self, url: sa.URL) -> None:
-        try:
-            import psycopg  # noqa: F401
-        except ImportError as error:
-            raise Misconfigured("a catalogue in PostgreSQL needs psycopg; install flystore[postgres]") from error
-        describe_for_postgresql()
-        self._where = url.render_as_string(hide_password=True)
-        self._engine = sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_size=8, max_overflow=32, pool_pre_ping=True
-        )
-        self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-
-    @contextmanager
-    def _session(self, engine: sa.Engine) -> Iterator[Session]:
-        try:
-            connection = engine.connect()
-        except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-            raise Unavailable(f"the catalogue at {self._where} does not answer: {reason}") from error
-        driver = connection.connection.driver_connection
-        try:
-            with plain_errors():
-                yield Session(self.name, connection, _Binary(driver))
-        finally:
-            if driver is not None and driver.closed:
-                connection.invalidate()
-            connection.close()
-
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        with self._session(self._readers) as session:
-            try:
-                yield session
-            finally:
-                session.driver.rollback()
-
-    def glancing(self) -> AbstractContextManager[Session]:
-        raise NotAtOnce("the database is elsewhere")
-
-    def changes(self) -> int:
-        raise NotAtOnce("the database is elsewhere")
-
-    @contextmanager
-    def writing(self) -> Iterator[Session]:
-        with self._session(self._engine) as session:
-            try:
-                yield session
-                reach("catalog.before_commit")
-                session.driver.commit()
-            except BaseException:
-                session.driver.rollback()
-                raise
-            reach("catalog.after_commit")
-
-    def lock_run(self, session: Session, uid: str) -> None:
-        session.execute(_LOCK_RUN, {"uid": uid})
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-
-_LOCK_RUN = Fixed(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:uid, 20))"))
-
-
-class _Binary:
-    """A psycopg connection whose values come in binary: as text, a body would be twice as long."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def execute(self, text: str, params: Any = None) -> Any:
-        cursor = self._connection.cursor(binary=True)
-        return cursor.execute(text, params)
-
-    def cursor(self) -> Any:
-        return self._connection.cursor()
-
-    def commit(self) -> None:
-        self._connection.commit()
-
-    def rollback(self) -> None:
-        if not self._connection.closed:
-            self._connection.rollback()
 
 
 # --- errors -----------------------------------------------------------------------------------
@@ -667,6 +598,14 @@ def _from_postgres(error: Exception) -> Exception:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "IntegrityError" in names:
         return Conflict(f"another writer stored the same at the same time ({first}); read again")
+    if names & {"DeadlockDetected", "SerializationFailure"}:
+        return Unavailable(f"writers of the catalogue met ({first}); nothing was stored, try again", met=True)
+    if "QueryCanceled" in names:
+        return Unavailable(f"the catalogue's database gave up a search that took too long ({first}); narrow it")
+    if "LockNotAvailable" in names:
+        return Unavailable(f"another process holds the catalogue for more than {BUSY_S:g} s; try again")
+    if "DiskFull" in names:
+        return DiskFull(f"the disk of the catalogue's database is full ({first}); nothing was stored")
     if "OperationalError" in names or "InterfaceError" in names:
         return Unavailable(f"the catalogue's database cannot answer now ({first}); try again")
     if "DataError" in names:

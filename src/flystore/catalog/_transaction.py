@@ -110,4 +110,7 @@ class Transaction(WriteNodes, WriteData, Snapshot):
         for node_id, n in sorted(more.items()):
             self._session.execute(_COUNT_CHILDREN, {"of": node_id, "more": n})
         apply(self._session, self._leaf_changes, self._known)
-        return self._give_positions()
+        committed = self._give_positions()
+        if committed is not None:
+            self._database.notify(self._session, committed.last)
+        return committed

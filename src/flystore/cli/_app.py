@@ -82,6 +82,20 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="FLYSTORE_CATALOG",
+            show_default=False,
+            help="Keep the catalogue in PostgreSQL: postgresql://USER@HOST/NAME; DIR then holds arrays. Give an address "
+            "with a password in the variable, or the password in a .pgpass file.",
+        ),
+    ] = None,
+    pool: Annotated[
+        int,
+        typer.Option(metavar="N", min=2, max=1000, help="Connections to PostgreSQL of each process, at most."),
+    ] = 20,
     temp: Annotated[
         bool, typer.Option("--temp", help="Keep everything in a temporary directory, removed at the end.")
     ] = False,
@@ -170,6 +184,8 @@ def serve(
     run_service(
         ServeOptions(
             directory=directory,
+            catalog=catalog,
+            pool=pool,
             temp=temp,
             host=host,
             port=port,
@@ -382,6 +398,33 @@ def doctor(
         as_json=as_json,
     )
     raise typer.Exit(run_doctor(options))
+
+
+_FOLLOW_EPILOG = """
+What is measured now?            flystore follow
+
+The newest run, event by event:  flystore follow -1
+
+Exit status: 0 the run has ended or Ctrl-C was pressed, 2 the command is wrong or the service refuses it.
+"""
+
+
+@_app.command(epilog=_FOLLOW_EPILOG, context_settings=_NUMBERS)
+def follow(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Uid, part of it, scan id or -1.", show_default=False)
+    ] = None,
+    at: _AT = "http://localhost:8000",
+    api_key: _KEY = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a document or change.")] = False,
+) -> None:
+    """Print a run's events as they are stored, to its end; or, without a run, which runs begin and end.
+
+    It goes on by itself after the service was started anew.
+    """
+    from ._follow import run_follow
+
+    run_follow(run, at, api_key, as_json)
 
 
 _REBUILD_EPILOG = """

@@ -49,6 +49,8 @@ class ServeOptions:
     log_format: str = "text"
     access_log: bool | None = None
     slow_seconds: float = 0.0
+    catalog: str | None = dataclasses.field(default=None, repr=False)
+    pool: int = 20
 
 
 def run_service(options: ServeOptions) -> None:
@@ -144,7 +146,9 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
     maps = [PathMap.parse(text) for text in options.maps]
     limits = Limits.parse(options.limits)
     without_plugins()
-    with Service.open(directory, read=options.read, maps=maps, limits=limits) as service:
+    with Service.open(
+        directory, read=options.read, maps=maps, limits=limits, catalog=options.catalog, connections=options.pool
+    ) as service:
         watching = Watching(
             metrics_public=options.metrics_public,
             access_log=options.verbose if options.access_log is None else options.access_log,

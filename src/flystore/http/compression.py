@@ -198,6 +198,11 @@ class Compressed:
         self._gathered: list[Any] = []
         self._gathered_bytes = 0
 
+    @property
+    def is_encoding(self) -> bool:
+        """Whether the rest of a long body must come through here; else it may go past this."""
+        return self._encoder is not None or not self._decided
+
     async def body(self, body: Any, more: bool) -> None:
         """Take a part of the body, and whether others follow."""
         if self._decided and self._encoder is None:

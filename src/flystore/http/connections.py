@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from flystore.service import Limits
 
+from .file_runs import can_send_files, offering
+
 _SAID_BYTES = 64 << 10
 """Of a message that a subscriber sends; none has much to say."""
 
@@ -52,6 +54,8 @@ class _Limited(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if can_send_files(transport):
+            self.app = offering(self.app, self)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

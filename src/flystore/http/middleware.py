@@ -10,16 +10,19 @@ import secrets
 import time
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flystore.model.errors import InvalidRequest
 from flystore.service import Limits
+from flystore.storage import FileRuns
 
 from .access import KEY_TO_KEEP
 from .caching import validate
 from .compression import Compressed, add_to_vary, compressed
 from .failures import on_exception
+from .file_runs import FILE_RUNS
 from .links import Links
 from .measuring import REQUEST_ID, Measuring, told_request_id
 from .releases import require_recent
@@ -114,7 +117,18 @@ class Outgoing:
                 await self._begin(body, more)
                 return
             self.sent_bytes += len(body)
+        elif message["type"] == FILE_RUNS:
+            if self._compressed is not None and self._compressed.is_encoding:
+                await self._read_to_encode(message["runs"])
+                return
+            self.sent_bytes += message["runs"].nbytes
         await self._send(message)
+
+    async def _read_to_encode(self, runs: FileRuns) -> None:
+        assert self._compressed is not None
+        pieces = runs.read()
+        while piece := await run_in_threadpool(next, pieces, b""):
+            await self._compressed.body(piece, True)
 
     async def _begin(self, body: Any, more: bool) -> None:
         """Send the head and the first part of the body."""

@@ -14,6 +14,7 @@ from flystore.service import Service
 from flystore.service.export import ARROW, JSON_SEQ, OCTETS, REGISTRY
 
 from .caching import SIGHT
+from .file_runs import bytes_to_read_last, takes_file_runs
 from .formats import asked_formats, attachment, choose, choose_or_missing, exported
 from .negotiation import BytesResponse, read_json
 from .parameters import integers, needed_integer
@@ -70,7 +71,11 @@ async def _octets(
             return BytesResponse(found, OCTETS, attachment(request))
         except NotAtOnce:
             pass
-    return await octets(request, lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected))
+    read_last = bytes_to_read_last() if takes_file_runs(request.scope) else None
+    return await octets(
+        request,
+        lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected, read_last=read_last),
+    )
 
 
 async def asked_names(request: Request, *parameters: str) -> list[str] | None:

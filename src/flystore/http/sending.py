@@ -10,7 +10,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from flystore.service import ArrayBody, TableBody
+from flystore.storage import FileRuns
 
+from .file_runs import FILE_RUNS
 from .formats import attachment
 from .negotiation import OCTETS, PIECE_BYTES, BytesResponse
 
@@ -34,10 +36,15 @@ async def in_turn(request: Request, opened: Callable[[], ArrayBody | TableBody],
     return PiecesResponse(nbytes, first, rest, media_type, attachment(request))
 
 
-def _begun(opened: Callable[[], ArrayBody | TableBody]) -> tuple[int, memoryview, Iterator[memoryview] | None]:
+Pieces = Iterator[memoryview | FileRuns] | Iterator[memoryview]
+
+
+def _begun(opened: Callable[[], ArrayBody | TableBody]) -> tuple[int, memoryview, Pieces | None]:
     nbytes, pieces = opened()
     try:
         first = next(pieces, memoryview(b""))
+        if isinstance(first, FileRuns):
+            raise RuntimeError("a first piece is read: what is wrong with it is an answer of its own")
     except BaseException:
         _close(pieces)
         raise
@@ -47,13 +54,13 @@ def _begun(opened: Callable[[], ArrayBody | TableBody]) -> tuple[int, memoryview
     return nbytes, first, pieces
 
 
-def _next(pieces: Iterator[memoryview]) -> memoryview:
+def _next(pieces: Pieces) -> memoryview | FileRuns:
     for piece in pieces:
         return piece
     raise RuntimeError("an array ended before its announced length")
 
 
-def _close(pieces: Iterator[memoryview]) -> None:
+def _close(pieces: Pieces) -> None:
     close = getattr(pieces, "close", None)
     if close is not None:
         close()
@@ -71,15 +78,15 @@ class PiecesResponse(Response):
         Of the whole body.
     first : memoryview
         Of bytes; not empty.
-    rest : iterator of memoryview
-        Further pieces; closed at the end, whatever happens.
+    rest : iterator of memoryview or FileRuns
+        Further pieces; closed at the end, whatever happens. `FileRuns` only for who takes them, and not as the last.
     """
 
     def __init__(
         self,
         nbytes: int,
         first: memoryview,
-        rest: Iterator[memoryview],
+        rest: Pieces,
         media_type: str,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -94,8 +101,16 @@ class PiecesResponse(Response):
         ahead: asyncio.Future[Any] | None = None
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            piece, left = self._first, self._nbytes
+            piece: memoryview | FileRuns = self._first
+            left = self._nbytes
             while not gone.done():
+                if isinstance(piece, FileRuns):  # nothing is read beside it: there is nothing to wait for
+                    left -= piece.nbytes
+                    await send({"type": FILE_RUNS, "runs": piece})
+                    ahead = asyncio.ensure_future(run_in_threadpool(_next, self._rest))
+                    piece = await ahead
+                    ahead = None
+                    continue
                 left -= len(piece)
                 if left > 0:
                     ahead = asyncio.ensure_future(run_in_threadpool(_next, self._rest))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from flystore.model.errors import NotReady, OutsideRoots, TooLarge, Truncated, Unavailable, Unreadable, Unsupported
-from flystore.storage import NearFile, OpenedFile, Roots, WouldWait, held, require_below, reserve
+from flystore.storage import FileRuns, NearFile, OpenedFile, Roots, WouldWait, held, require_below, reserve
 
 from ._chunks import THREADS, Piece, pieces, run_all
 from ._filters import (
@@ -459,6 +459,37 @@ class Hdf5Rows:
         if parts > _SHORT_PARTS or parts * each > SHORT_BYTES:
             raise WouldWait("it is long")
 
+    def file_runs(self, rows: range) -> FileRuns | None:
+        """Return where neighbouring rows lie in the file, if their bytes there are those of the dtype.
+
+        Parameters
+        ----------
+        rows : range
+            In range, not empty, step 1.
+
+        Returns
+        -------
+        FileRuns or None
+            None where they must be read: they are encoded, cut into columns, not there, or the file is still changing.
+        """
+        layout, owner = self._layout, self._owner
+        plain = layout.raw and not layout.filters and not layout.scalar
+        if not plain or type(owner) is not OpenedFile or is_settling(owner):
+            return None
+        row_bytes = layout.dtype.itemsize * math.prod(layout.shape[1:])
+        if layout.chunks is None:
+            if layout.kind != "contiguous" or layout.offset is None:
+                return None
+            runs = [(layout.offset + rows.start * row_bytes, len(rows) * row_bytes)]
+        elif layout.box[1:] == layout.shape[1:]:
+            runs = _runs_of_chunks(layout.chunks, rows, layout.box[0], row_bytes)
+        else:
+            return None
+        size = owner.current_size()
+        if not runs or any(offset + length > size for offset, length in runs):
+            return None
+        return FileRuns(owner, tuple(runs))
+
     def stored(self) -> StoredForm | None:
         layout = self._layout
         if layout.chunks is None or not layout.raw or layout.scalar:
@@ -633,6 +664,21 @@ class Hdf5Rows:
                 out[part.target] = dataset[region][part.source]
 
         with_dataset(self._roots, self._file, self._path, read)
+
+
+def _runs_of_chunks(chunks: ChunkMap, rows: range, length: int, row_bytes: int) -> list[tuple[int, int]]:
+    """Return where rows lie that are `length` a chunk; nothing if a chunk is missing or has another size."""
+    first, last = rows.start // length, (rows.stop - 1) // length
+    at = chunks.find(np.arange(first, last + 1))
+    if (at < 0).any() or (chunks.sizes[at] != length * row_bytes).any():
+        return []
+    starts = chunks.offsets[at].astype(np.int64)
+    ends = starts + length * row_bytes
+    ends[-1] = starts[-1] + (rows.stop - last * length) * row_bytes
+    starts[0] += (rows.start - first * length) * row_bytes
+    apart = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+    begins, stops = starts[np.r_[0, apart]], ends[np.r_[apart - 1, len(ends) - 1]]
+    return [(int(begin), int(stop - begin)) for begin, stop in zip(begins, stops, strict=True)]
 
 
 def _join(a: Piece, b: Piece, shift: int) -> Piece | None:

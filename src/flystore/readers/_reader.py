@@ -9,10 +9,11 @@ import numpy as np
 
 from flystore.model.errors import FlystoreError, InvalidRequest, MissingAsset, NoAccess, OutsideRoots
 from flystore.model.slices import Item, normalise, result_shape
-from flystore.storage import Roots, require_below
+from flystore.storage import FileRuns, Roots, require_below
 
 from ._events import Events, mismatch
 from ._gather import in_parts, ranges_of
+from ._hdf5 import Hdf5Rows
 from ._registry import open_rows
 from ._sequence import NumberedNames, SequenceRows
 from ._source import EventFiles, Probe, Resource, ResourceProbe, RowSource, is_checksummed
@@ -132,6 +133,27 @@ class EventReader:
             mine = resources == number
             out[mine] = self._events(number).read(rows[mine], normal, limit_bytes)
         return out
+
+    def file_runs(self, resource: int, events: range) -> FileRuns | None:
+        """Return where whole neighbouring events lie in a resource's file; None if they must be read.
+
+        Parameters
+        ----------
+        events : range
+            Of the resource, not empty, step 1.
+
+        Raises
+        ------
+        MissingAsset, OutsideRoots, Unreadable, Unsupported
+            If the file as a whole cannot be read.
+        """
+        found = self._events(resource)
+        source = found.source
+        inside = events.start >= 0 and events.stop <= found.count
+        if not isinstance(source, Hdf5Rows) or not inside or source.dtype != self._dtype:
+            return None
+        each = found.rows_per_event
+        return source.file_runs(range(events.start * each, events.stop * each))
 
     def stored(self, resource: int, rows_per_event: int, row_shape: Sequence[int]) -> Chunked | None:
         """Return how a resource's chunks are stored, as chunks of an array of its rows; None if they are not.

@@ -13,7 +13,7 @@ from flystore.model.slices import Selection, selected
 from flystore.model.structures import ArrayStructure, DataSource
 from flystore.projection import RowRun
 from flystore.readers import EventReader, open_reader, open_registered, read_short
-from flystore.storage import NearNames, Roots, WouldWait
+from flystore.storage import FileRuns, NearNames, Roots, WouldWait
 
 from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
 from .entries import Entry
@@ -22,6 +22,9 @@ from .observed import found_array, found_in
 
 ReadPart = Callable[[Selection], np.ndarray]
 """Reads the part of an array that a normalised selection picks."""
+
+RunsOf = Callable[[Selection], FileRuns | None]
+"""Tells where such a part lies in a file, as it is; None if it must be read."""
 
 
 class Known:
@@ -170,6 +173,34 @@ class FileArray:
         self._known.require({number: fingerprint}, watched)
         return found
 
+    def file_runs(
+        self, picked: Selection, structure: ArrayStructure, reader: EventReader, watched: WatchedRoots
+    ) -> FileRuns | None:
+        """Return where neighbouring whole rows lie in one file; None if they must be read.
+
+        Parameters
+        ----------
+        picked, structure, reader, watched
+            As `read` takes them.
+        """
+        first, rest = picked[0], picked[1:]
+        if not isinstance(first, slice) or structure.numpy_dtype != self.files.numpy_dtype:
+            return None
+        rows = selected(first, structure.shape[0])
+        pairs = zip(rest, structure.shape[1:], strict=True)
+        whole = all(isinstance(item, slice) and selected(item, n) == range(n) for item, n in pairs)
+        if not whole or rows.step != 1 or rows.start % self._factor or rows.stop % self._factor:
+            return None
+        start, stop = rows.start // self._factor, rows.stop // self._factor
+        try:
+            number, shift = self._stretch(start, stop - 1)
+        except WouldWait:
+            return None
+        self._known.require({number: None})
+        runs = reader.file_runs(number, range(start + shift, stop + shift))
+        self._known.require({number: reader.fingerprint(number)}, watched)
+        return runs
+
     def _stretch(self, first: int, last: int) -> tuple[int, int]:
         """Return in which resource a stretch of events is, and by how much its numbers there are higher."""
         ends, runs = self._runs
@@ -190,6 +221,15 @@ def announced(
     entry: Entry, structure: ArrayStructure, roots: Roots, limit_bytes: int, near: NearNames
 ) -> Iterator[ReadPart]:
     """Give what reads rows of an array made of documents; files that could be opened are noted as `near`."""
+    with announced_files(entry, structure, roots, limit_bytes, near) as (read, _):
+        yield read
+
+
+@contextmanager
+def announced_files(
+    entry: Entry, structure: ArrayStructure, roots: Roots, limit_bytes: int, near: NearNames
+) -> Iterator[tuple[ReadPart, RunsOf]]:
+    """Give the same, and what tells where rows lie that need not be read to be sent."""
     array, watched = FileArray(entry), WatchedRoots(roots)
     with open_reader(array.files, watched) as reader:
 
@@ -199,4 +239,4 @@ def announced(
                 near.note(uri, path)
             return found
 
-        yield read
+        yield read, lambda picked: array.file_runs(picked, structure, reader, watched)

@@ -23,9 +23,9 @@ from flystore.model.structures import (
     Family,
 )
 from flystore.projection import ExternalArray, RunState, array_of_column, stream_rows
-from flystore.storage import ArrayStore, NearNames, Roots, released, reserve
+from flystore.storage import ArrayStore, FileRuns, NearNames, Roots, released, reserve
 
-from .array_files import Known, ReadPart, announced, registered
+from .array_files import Known, ReadPart, announced, announced_files, registered
 from .browse import Browse, require_family
 from .changed import Fingerprint, WatchedRoots
 from .chunks import reserve_chunks
@@ -40,6 +40,12 @@ from .probing import Prober
 SENT_BYTES = 4 << 20
 """What is read at a time of an array that is sent as bytes: one piece is read while the last one is on its way."""
 
+_FROM_FILES_BYTES = 32 << 20
+"""Of a file, sent as they lie there, before it is held against what it was."""
+
+_FROM_FILES_BYTES = 32 << 20
+"""Of a file, sent as they lie there, before it is held against what it was."""
+
 _SENT_AT_ONCE = 3
 """Pieces of one answer in memory: one on its way, one waiting, one being read."""
 
@@ -51,12 +57,12 @@ class ArrayBody(NamedTuple):
     ----------
     nbytes : int
         Of all pieces together.
-    pieces : iterator of memoryview
-        Read as they are taken. Files are open until it ends or is closed.
+    pieces : iterator of memoryview or FileRuns
+        Read as they are taken. Files are open until it ends or is closed. Only who asks for them is given `FileRuns`.
     """
 
     nbytes: int
-    pieces: Iterator[memoryview]
+    pieces: Iterator[memoryview | FileRuns]
 
 
 class Arrays:
@@ -136,11 +142,19 @@ class Arrays:
         *,
         block: tuple[int, ...] | None = None,
         expected_shape: tuple[int, ...] | None = None,
+        read_last: int | None = None,
     ) -> ArrayBody:
         """Return the same bytes as `read`, or `read_block`, in pieces that are read as they are taken.
 
         Whatever the size, a few pieces of about `SENT_BYTES` are in memory, or of one entry of the first axis if that
         is larger. All are read from files in the state in which they are when the first is.
+
+        Parameters
+        ----------
+        read_last : int, optional
+            Bytes. What lies in a file as it is sent may be given as `FileRuns`, but for a first piece and at least so
+            many bytes at the end. These are told to be sent when the next piece is taken, and held against the file
+            then and with each piece that is read after them. Without it, all is read.
 
         Raises
         ------
@@ -155,7 +169,30 @@ class Arrays:
         # Twice if there is but one: what is read, and what is put in order of it.
         at_once = 2 if largest == size else 2 + _SENT_AT_ONCE
         reserve(at_once * largest, f"this part of /{'/'.join(path)}")
+        node = planned.entry.node
+        of_documents = planned.entry.file is None and node is not None and node.external is not None
+        if read_last is not None and of_documents and planned.entry.column is None:
+            parts = list(planned.pieces(SENT_BYTES))
+            last = _first_of_last(parts, read_last)
+            if last > 1:
+                return ArrayBody(size, self._sent_from_files(planned, parts, last))
         return ArrayBody(size, self._sent(planned))
+
+    def _sent_from_files(self, planned: Part, parts: list[Part], last: int) -> Iterator[memoryview | FileRuns]:
+        """Yield a first piece, what lies between it and the one numbered `last` as it is in the file, and the rest."""
+        limit = self._limits.response_bytes
+        with announced_files(planned.entry, planned.structure, self._roots, limit, self._near) as (read, runs_of):
+            yield _read_bytes(read, parts[0])
+            runs = runs_of(_joined(parts[1:last]))
+            if runs is not None:
+                for at in range(0, runs.nbytes, _FROM_FILES_BYTES):
+                    yield runs.part(at, at + _FROM_FILES_BYTES)
+                    runs.require_unchanged()
+            for part in parts[1 if runs is None else last :]:
+                found = _read_bytes(read, part)
+                if runs is not None:
+                    runs.require_unchanged()
+                yield found
 
     def _sent(self, planned: Part) -> Iterator[memoryview]:
         for found in self._read_in_pieces(planned, SENT_BYTES):
@@ -378,3 +415,25 @@ class Arrays:
             if self._browse.entry(entry.path).node != entry.node:
                 raise NotReady(f"/{'/'.join(entry.path)} was replaced while it was read; read again") from None
             raise
+
+
+def _first_of_last(parts: list[Part], nbytes: int) -> int:
+    """Return the number of the part from which on all together have at least so many bytes; 0 if none is."""
+    for number in range(len(parts) - 1, -1, -1):
+        nbytes -= parts[number].nbytes
+        if nbytes <= 0:
+            return number
+    return 0
+
+
+def _joined(parts: list[Part]) -> tuple[Index, ...]:
+    """Return what successive pieces of one part pick together."""
+    first, last = parts[0].picked[0], parts[-1].picked[0]
+    assert isinstance(first, slice)
+    assert isinstance(last, slice)
+    return (slice(first.start, last.stop, first.step), *parts[0].picked[1:])
+
+
+def _read_bytes(read: ReadPart, part: Part) -> memoryview:
+    with released():
+        return as_bytes(read(part.picked).reshape(part.shape))

@@ -45,6 +45,9 @@ log = logging.getLogger("flystore.service")
 
 Writer = Literal["documents", "orphans"]
 
+TRIES = 3
+"""How often a batch is tried whose transaction the database undid because it and another one met."""
+
 MAX_UID = 255
 """Characters in the uid of a run."""
 
@@ -182,6 +185,16 @@ class Ingest:
         if len(payloads) > self._limits.batch_documents:
             self._require_few(payloads)
         reserve(decoded_size(payloads, self._uncounted, self._most), "this batch, decoded,")
+        for _ in range(TRIES - 1):
+            try:
+                return self._taken(batch, body, payloads)
+            except Unavailable as error:
+                if not error.facts.get("met"):
+                    raise
+                log.info("run %s: %s", batch.uid, error)
+        return self._taken(batch, body, payloads)
+
+    def _taken(self, batch: "_Batch", body: bytes, payloads: Sequence[bytes]) -> Ack:
         reach("service.before_batch")
         # Before the transaction, which keeps all other writers waiting: usually the run is as it was left.
         work = self._prepared(batch, body, payloads)

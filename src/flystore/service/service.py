@@ -102,6 +102,8 @@ class Service:
         maps: Sequence[PathMap] = (),
         limits: Limits | None = None,
         create: bool = True,
+        catalog: str | None = None,
+        connections: int | None = None,
     ) -> Self:
         """Open `directory`, making or migrating what is in it.
 
@@ -111,15 +113,21 @@ class Service:
             Directories whose files may be served; the service's own arrays always may.
         create : bool
             Make a store where there is none.
+        catalog : str, optional
+            ``postgresql://USER@HOST/NAME`` of the catalogue; the directory keeps arrays only. None: a file in it.
+        connections : int, optional
+            To PostgreSQL, at most, at a time.
 
         Raises
         ------
+        Unavailable
+            If the catalogue's database does not answer.
         Misconfigured
             If the directory cannot be written, a read root is not a directory, or there is no store and `create`
             is false; says what to do.
         """
         directory = Path(directory).expanduser()
-        if not create and not (directory / CATALOG_FILE).is_file():
+        if catalog is None and not create and not (directory / CATALOG_FILE).is_file():
             raise Misconfigured(
                 f"there is no store in {directory}; name the directory that `flystore serve` was given",
                 directory=str(directory),
@@ -131,8 +139,9 @@ class Service:
         arrays = directory / ARRAYS_DIRECTORY
         make_directory(arrays)
         trust = Trust()
-        catalog = Catalog.open(f"sqlite:///{directory.resolve() / CATALOG_FILE}", trust=trust)
-        return cls(catalog, ArrayStore(arrays, trust), Roots(read, maps), limits, trust)
+        url = catalog or f"sqlite:///{directory.resolve() / CATALOG_FILE}"
+        opened = Catalog.open(url, create=create, trust=trust, connections=connections)
+        return cls(opened, ArrayStore(arrays, trust), Roots(read, maps), limits, trust)
 
     @property
     def stores_nothing(self) -> str | None:
@@ -146,6 +155,7 @@ class Service:
             ("memory_budget_bytes", "Memory that all requests may hold together.", lambda: self.budget.total_bytes),
             ("memory_held_bytes", "Memory that requests hold now.", lambda: self.budget.held_bytes),
             ("probing_queue", "Nodes whose files wait to be looked at.", lambda: self._prober.waiting),
+            ("feed_subscribers", "Who follows a run or the catalogue now.", lambda: len(self.following.waking)),
             ("storage_free_bytes", "Free space where arrays are kept.", lambda: shutil.disk_usage(self._place).free),
             ("stores_nothing", "1 after the disk failed a write: restart.", lambda: self._trust.lost is not None),
         ):

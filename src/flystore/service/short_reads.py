@@ -8,8 +8,9 @@ wrong, is `NotAtOnce`: then the part is read in a thread, which says what is wro
 
 from flystore.catalog import NotAtOnce
 from flystore.model.errors import FlystoreError
+from flystore.model.structures import Family
 from flystore.readers import SHORT_BYTES
-from flystore.storage import NearFile, NearNames, OpenedFile, Roots, WouldWait, reserved_at_once
+from flystore.storage import NearNames, NearRoots, Roots, WouldWait, reserved_at_once
 
 from .changed import WatchedRoots
 from .parts import Index, as_bytes, planned_part
@@ -55,8 +56,8 @@ class ShortReads:
             If it is not certain that this is quick; ask `Arrays.body` in a thread.
         """
         entry = sight.entry
-        if entry.node is None or entry.node.external is None:
-            raise NotAtOnce("its files were registered")
+        if entry.family is not Family.ARRAY or entry.node is None or entry.node.external is None:
+            raise NotAtOnce("it is no array, or its files were registered")
         if self._prober.is_stale(entry.node, sight.source, entry.observation, sight):
             raise NotAtOnce("its files are to be looked at first")
         try:
@@ -70,14 +71,9 @@ class ShortReads:
             raise NotAtOnce(str(error)) from error
 
 
-class _NearRoots(WatchedRoots):
-    """Opens what was opened before, under the same name and on this machine, and reads what is in memory."""
+class _NearRoots(WatchedRoots, NearRoots):
+    """Opens what is near, and remembers what it opened."""
 
     def __init__(self, roots: Roots, near: NearNames) -> None:
         super().__init__(roots)
-        self._near = near
-
-    def _open_path(self, path: str, uri: str) -> OpenedFile:
-        if uri not in self._near:
-            raise WouldWait("it was not opened before")
-        return NearFile.of(super()._open_path(path, uri))
+        self.near = near

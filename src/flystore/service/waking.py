@@ -5,8 +5,8 @@ wait at once, so no news is lost, and a wake-up that tells nothing new costs one
 an object of a few hundred bytes with neither thread nor timer of its own, and a commit looks only at those who follow
 what it touched.
 
-Commits of this process announce themselves through the catalogue. Those of others are `heard`: by a look at the last
-position every so often, while anybody follows, and sooner from whoever else knows, such as a listener of the database.
+Commits of this process announce themselves through the catalogue. Those of others are `heard`: from the database, where
+it tells of them, and by a look every so often while anybody follows.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from flystore.catalog import Catalog, Committed
+from flystore.catalog import Catalog, Committed, NotAtOnce
 from flystore.model.errors import FlystoreError
 
 log = logging.getLogger("flystore.service")
@@ -28,6 +28,9 @@ EVERYTHING = ""
 
 LOOK_SECONDS = 0.5
 """How long a commit of another process may go unnoticed, if nothing else tells of it."""
+
+CHEAP_LOOK_SECONDS = 0.05
+"""The same, where it costs next to nothing to learn that there was none."""
 
 SOON_SECONDS = 0.02
 """How long after another process was found to commit just now."""
@@ -165,8 +168,8 @@ class Waking:
     ----------
     catalog : Catalog
         Watched from now on.
-    look_seconds : float
-        How often to look for commits of other processes while anybody follows.
+    look_seconds : float, optional
+        How often to look for commits of other processes while anybody follows; None: as often as it is cheap.
 
     Attributes
     ----------
@@ -174,7 +177,7 @@ class Waking:
         Held for moments only; for followers.
     """
 
-    def __init__(self, catalog: Catalog, *, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, catalog: Catalog, *, look_seconds: float | None = None) -> None:
         self.lock = threading.Lock()
         self._catalog = catalog
         self._look_seconds = look_seconds
@@ -186,6 +189,8 @@ class Waking:
         self._looker: threading.Thread | None = None
         self._bell = threading.Event()
         self._ended = False
+        self._changes: int | None = None
+        self._unlisten: Callable[[], None] | None = None
         self._unwatch = catalog.watch(self.announce)
 
     def __len__(self) -> int:
@@ -257,6 +262,8 @@ class Waking:
         self._unwatch()
         if looker is not None:
             looker.join()
+        if self._unlisten is not None:
+            self._unlisten()
 
     def _leave(self, follower: Follower) -> None:
         with self.lock:
@@ -304,6 +311,9 @@ class Waking:
 
     def _look(self) -> None:
         """Look again and again, as long as anybody follows."""
+        self._changes = None
+        if self._unlisten is None and not self._ended:
+            self._unlisten = self._catalog.listen(self._told)
         while True:
             with self.lock:
                 if self._ended or not self._topics:
@@ -312,12 +322,35 @@ class Waking:
                     if self._looker is threading.current_thread():
                         self._looker = None
                     return
+            seconds = LOOK_SECONDS if self._look_seconds is None else self._look_seconds
             try:
-                self.heard()
+                changes = self._changes_now()
+                if changes is None or changes != self._changes:
+                    self.heard()
+                if changes is not None:
+                    self._changes = changes  # asked for before the look: what came since makes it another number
+                    seconds = CHEAP_LOOK_SECONDS if self._look_seconds is None else seconds
             except FlystoreError as error:
                 log.warning("commits of other processes are not seen now: %s", error)
             busy = time.monotonic() < self._busy_until
-            self._bell.wait(min(SOON_SECONDS, self._look_seconds) if busy else self._look_seconds)
+            self._bell.wait(min(SOON_SECONDS, seconds) if busy else seconds)
+
+    def _changes_now(self) -> int | None:
+        """Return the catalogue's count of changes; None if it has to be read to learn whether there are any."""
+        try:
+            return self._catalog.changes()
+        except NotAtOnce:
+            return None
+
+    def _told(self) -> None:
+        """Look, because the database told of a commit."""
+        with self.lock:
+            if self._ended or not self._topics:
+                return
+        try:
+            self.heard()
+        except FlystoreError as error:
+            log.warning("commits of other processes are not seen now: %s", error)
 
 
 def _top_of(topic: str) -> str:

@@ -33,7 +33,7 @@ from ._columns import (
 from ._file_runs import FileRuns
 from ._limits import human_bytes, require_below
 from ._locks import LOCKS_DIRECTORY, FileLocks
-from ._near import NearFile, NearNames, WouldWait, reserved_at_once
+from ._near import NearFile, NearNames, NearRoots, WouldWait, reserved_at_once
 from ._passing import StoredArray, without_sum
 from ._roots import FileStream, OpenedFile, PathMap, Roots
 from ._segments import (
@@ -58,6 +58,7 @@ __all__ = [
     "FileStream",
     "NearFile",
     "NearNames",
+    "NearRoots",
     "OpenedFile",
     "PartStore",
     "PathMap",

@@ -5,6 +5,7 @@ An event loop may read such bytes itself, which costs less than asking a thread 
 """
 
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from flystore.disk import file_system_of
 from flystore.model.errors import FlystoreError
 
 from ._budget import _account
-from ._roots import FileStream, OpenedFile
+from ._roots import FLAGS, FileStream, OpenedFile, Roots
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -83,6 +84,32 @@ class NearNames:
             self._names[uri] = near
             while len(self._names) > _MOST_NAMES:
                 self._names.popitem(last=False)
+
+
+class NearRoots(Roots):
+    """Roots that open what was opened before under the same name, is near, and still is a regular file inside.
+
+    What counts is, as ever, where the open descriptor leads. The name is not walked before: it was, and what it leads
+    to now is refused after opening, by a thread that says why.
+    """
+
+    near: NearNames
+
+    def _open_path(self, path: str, uri: str) -> OpenedFile:
+        if uri not in self.near:
+            raise WouldWait("it was not opened before")
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise WouldWait("it is no regular file")
+        fd = os.open(path, FLAGS)
+        try:
+            status = os.fstat(fd)
+            where = self._checked(fd, path, status, uri)
+            if not stat.S_ISREG(status.st_mode):
+                raise WouldWait("it is no regular file")
+        except BaseException:
+            os.close(fd)
+            raise
+        return NearFile(fd, where, uri, status)
 
 
 def _is_near(path: str) -> bool:

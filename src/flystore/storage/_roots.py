@@ -35,7 +35,7 @@ from ._uris import candidate_paths, is_windows
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _T = TypeVar("_T")
 
 _AT_ONCE = 1 << 24
@@ -412,7 +412,7 @@ class Roots:
         # A look before opening: merely opening a device or a pipe can have effects.
         if not stat.S_ISREG(os.stat(real).st_mode):
             raise _not_regular(uri)
-        fd = os.open(real, _FLAGS)
+        fd = os.open(real, FLAGS)
         try:
             status = os.fstat(fd)
             where = self._checked(fd, real, status, uri)

@@ -223,6 +223,13 @@ def test_ingest_is_counted_with_its_lag_and_what_came_again(ask, service):
     assert found["flystore_storage_free_bytes",] > 0
 
 
+def test_followers_are_counted_while_they_follow(ask, service):
+    asked = ask()
+    with service.following.waking.follower(), service.following.waking.follower():
+        assert scraped(asked)["flystore_feed_subscribers",] == 2
+    assert scraped(asked)["flystore_feed_subscribers",] == 0
+
+
 def test_what_writers_said_is_added_up_and_forgotten():
     now = [1000.0]
     backlogs = Backlogs(lambda: now[0])

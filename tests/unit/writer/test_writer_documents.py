@@ -43,7 +43,7 @@ def test_recorded_streams_arrive_as_they_were(make_writer, server, recorded, cas
     writer = make_writer(server.url)
     for name, doc in documents:
         writer(name, doc)
-    writer.flush(10)
+    writer.flush(60)
     uids = [doc["uid"] for name, doc in documents if name == "start"]
     assert sum(len(stored(server, uid)) for uid in uids) == len(documents)
     assert server.store.orphans == {}
@@ -58,7 +58,7 @@ def test_interleaved_runs_are_told_apart(make_writer, server, recorded):
     writer = make_writer(server.url)
     for name, doc in documents:
         writer(name, doc)
-    writer.flush(10)
+    writer.flush(60)
     runs = [doc["uid"] for name, doc in documents if name == "start"]
     assert len(runs) > 1
     for uid in runs:
@@ -79,7 +79,7 @@ def test_values_that_json_would_lose_arrive_with_their_types(make_writer, server
     }
     writer = make_writer(server.url)
     writer("start", doc)
-    writer.flush(10)
+    writer.flush(60)
     assert same(stored(server)[0][1], doc)
 
 
@@ -140,7 +140,7 @@ def test_an_odd_document_goes_to_the_open_run_and_stops_nothing(make_writer, ser
     writer(*document)
     writer("event", event(1))
     writer(*stop())
-    writer.flush(10)
+    writer.flush(60)
     arrived = stored(server)
     assert len(arrived) == 5
     assert arrived[3] == ("event", event(1))
@@ -151,7 +151,7 @@ def test_an_odd_document_goes_to_the_open_run_and_stops_nothing(make_writer, ser
 def test_an_object_that_cannot_be_encoded_is_kept_as_its_name(make_writer, server):
     writer = make_writer(server.url)
     writer(*start(sample=Stubborn()))
-    writer.flush(10)
+    writer.flush(60)
     kept = stored(server)[0][1]["sample"]
     assert isinstance(kept, Opaque)
     assert kept.type_name.endswith("Stubborn")
@@ -161,7 +161,7 @@ def test_a_document_whose_encoding_fails_is_kept_as_its_repr(make_writer, server
     writer = make_writer(server.url)
     writer(*start())
     writer("event", NoMapping(descriptor="d-1"))
-    writer.flush(10)
+    writer.flush(60)
     name, doc = stored(server)[1]
     assert name == "event"
     assert list(doc) == ["unencodable"]
@@ -174,7 +174,7 @@ def test_a_document_that_is_no_mapping_is_kept_inside_one(make_writer, server, v
     writer = make_writer(server.url)
     writer(*start())
     writer("event", value)
-    writer.flush(10)
+    writer.flush(60)
     assert stored(server)[1] == ("event", {"not_a_document": value})
 
 
@@ -183,7 +183,7 @@ def test_documents_of_no_run_go_to_the_orphans(make_writer, server):
     writer("event", event(1))
     writer(*descriptor(run="another run"))
     writer(*stop(run="another run"))
-    writer.flush(10)
+    writer.flush(60)
     (orphans,) = server.store.orphans.values()
     assert [name for name, _ in orphans.documents] == ["event", "descriptor", "stop"]
     assert server.store.runs == {}
@@ -197,7 +197,7 @@ def test_what_names_no_run_goes_to_the_one_opened_last(make_writer, server):
     writer("datum", {"resource": "r-1", "datum_id": "r-1/0"})
     writer(*stop("run-2"))
     writer("event", event(1, descriptor="unknown"))
-    writer.flush(10)
+    writer.flush(60)
     assert [name for name, _ in stored(server, "run-2")] == ["start", "resource", "datum", "stop"]
     assert [name for name, _ in stored(server, "run-1")] == ["start", "event"]
 
@@ -208,7 +208,7 @@ def test_a_stop_that_names_another_run_ends_none(make_writer, server):
     writer(*stop("another run"))
     writer(*descriptor())
     writer("event", event(1))
-    writer.flush(10)
+    writer.flush(60)
     assert len(stored(server)) == 4
     assert not writer.status().runs[0].ended
 
@@ -217,10 +217,10 @@ def test_a_late_document_still_finds_its_run(make_writer, server):
     writer = make_writer(server.url)
     for document in (start(), descriptor(), ("event", event(1)), stop()):
         writer(*document)
-    writer.flush(10)
+    writer.flush(60)
     writer("event", event(2))
     writer("event", event(3))
-    writer.flush(10)
+    writer.flush(60)
     assert [name for name, _ in stored(server)] == ["start", "descriptor", "event", "stop", "event", "event"]
     assert stored(server)[4:] == [("event", event(2)), ("event", event(3))]
 
@@ -232,7 +232,7 @@ def test_a_run_that_is_replayed_is_stored_once(make_writer, server, recorded):
     for _ in range(3):
         for name, doc in documents:
             writer(name, doc)
-    writer.flush(10)
+    writer.flush(60)
     assert len(stored(server, uid)) == len(documents)
     assert writer.status().parked == ()
 
@@ -243,7 +243,7 @@ def test_another_process_that_replays_a_run_stores_it_once(make_writer, server, 
         writer = make_writer(server.url)
         for name, doc in documents:
             writer(name, doc)
-        writer.flush(10)
+        writer.flush(60)
         writer.close()
     assert len(stored(server, documents[0][1]["uid"])) == len(documents)
 
@@ -254,7 +254,7 @@ def test_memory_for_ended_runs_is_bounded(make_writer, server):
         uid = f"run-{number}"
         for document in (start(uid), descriptor(f"d-{number}", uid), stop(uid)):
             writer(*document)
-    writer.flush(20)
+    writer.flush(60)
     assert len(writer.status().runs) <= 16
     assert writer._router.run("run-0") is None
     assert len(writer._router._known) <= 16
@@ -285,7 +285,7 @@ def test_templates_that_did_not_fit_on_the_disk_are_written_with_the_next_event(
         writer("event", event(2))
     full.clear()
     writer("event", event(3))
-    writer.flush(10)
+    writer.flush(60)
     assert stored(server)[2:] == [("event", event(3))]
 
 
@@ -314,7 +314,7 @@ def test_several_threads_may_write_several_runs(make_writer, server):
         thread.start()
     for thread in threads:
         thread.join()
-    writer.flush(20)
+    writer.flush(60)
     for number in range(5):
         arrived = stored(server, f"run-{number}")
         assert [doc["seq_num"] for name, doc in arrived if name == "event"] == list(range(1, 101))

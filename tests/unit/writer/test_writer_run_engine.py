@@ -35,7 +35,7 @@ def test_a_count_is_stored_document_by_document(make_writer, server, run_engine,
     run_engine.subscribe(writer)
     run_engine.subscribe(lambda name, doc: emitted.append((name, doc)))
     (uid,) = run_engine(bp.count([det], 10))
-    writer.flush(10)
+    writer.flush(60)
     assert len(emitted) == 13
     assert server.store.documents(uid) == emitted
     assert type(server.store.documents(uid)[2][1]["data"]["det"]) is type(emitted[2][1]["data"]["det"])
@@ -51,7 +51,7 @@ def test_a_plan_runs_to_its_end_while_the_service_hangs(make_writer, server, run
     (run,) = writer.status().runs
     assert (run.uid, run.journaled, run.stored, run.ended) == (uid, 13, 0, True)
     server.release()
-    writer.flush(10)
+    writer.flush(60)
     assert len(server.store.documents(uid)) == 13
 
 
@@ -76,7 +76,7 @@ def test_a_full_disk_stops_the_plan_and_the_run_still_ends(make_writer, server, 
     run_engine.subscribe(writer)
     with pytest.raises(JournalFull, match="disk is full"):
         run_engine(bp.count([det], 100))
-    writer.flush(10)
+    writer.flush(60)
     (uid,) = server.store.runs
     assert server.store.documents(uid)[-1][0] == "stop"
     assert server.store.documents(uid)[-1][1]["exit_status"] == "fail"

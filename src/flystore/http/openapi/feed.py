@@ -21,11 +21,11 @@ _PAGE = record(
             "next": {"type": "string", "description": "The token to go on from."},
             "more": {**FLAG, "description": "There is more already."},
             "lagged": nullable(fixed({"after": TEXT})),
-            "run_open": {"type": ["boolean", "null"], "description": "More documents are expected; null: it is no run."},
+            "run_open": {"type": ["boolean", "null"], "description": "More documents are to come; null: no run."},
         }
     ),
-    "Changes. With `follow=true` the answer does not end: each line of it (`application/x-ndjson`) is such an object, and "
-    "one without entries is a sign of life. A WebSocket at the same address gets the same objects as messages.",
+    "Changes. With `follow=true` the answer does not end: each line of it (`application/x-ndjson`) is such an object, "
+    "and one without entries is a sign of life. A WebSocket at the same address gets the same objects as messages.",
 )
 _QUERY = [
     query("after", TEXT, "A token, or `now`; left out, all since the store was made."),

@@ -1,0 +1,102 @@
+"""``flystore follow``: what is measured, as it is measured, in a terminal."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from flystore.model.errors import FlystoreError
+
+from ._check import opened, run_named
+
+_MOST_COLUMNS = 8
+_WIDTH = 12
+
+
+def run_follow(run: str | None, at: str, api_key: str | None, as_json: bool) -> None:
+    """Print a run's events until it ends, or without a run what begins and ends, until Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt), opened(at, api_key) as client:
+        if run is None:
+            _all_runs(client, as_json)
+        else:
+            _one_run(run_named(client, run), as_json)
+
+
+def _all_runs(client: Any, as_json: bool) -> None:
+    ended: set[str] = set()
+    with client.follow() as changes:
+        print("Waiting for runs; Ctrl-C ends it.", flush=True)
+        for change in changes:
+            if as_json:
+                print(json.dumps({"path": change.path, "what": change.what, "token": change.token}), flush=True)
+                continue
+            # A run's top node changes when the run begins and when it ends.
+            if change.run is None or len(change.path) != 1 or change.what == "deleted" or change.run in ended:
+                continue
+            with contextlib.suppress(FlystoreError):  # deleted since
+                found = client[change.path]
+                if change.what == "created":
+                    print(f"{_time(found.start.get('time'))}  {_named(found)} begins", flush=True)
+                if found.stop is not None:
+                    ended.add(change.run)
+                    print(f"{_time(found.stop.get('time'))}  {found.verdict.line}", flush=True)
+
+
+def _one_run(run: Any, as_json: bool) -> None:
+    columns: dict[str, list[str]] = {}
+    with run.documents(follow=True) as documents:
+        for name, doc in documents:
+            if as_json:
+                print(json.dumps({"name": name, "doc": doc}, default=_plain), flush=True)
+                continue
+            for line in _lines(run, name, doc, columns):
+                print(line, flush=True)
+    if not as_json:
+        print(run.verdict.line, flush=True)
+
+
+def _lines(run: Any, name: str, doc: dict[str, Any], columns: dict[str, list[str]]) -> Iterator[str]:
+    """Yield what a document is worth in a terminal."""
+    if name == "start":
+        yield f"{_time(doc.get('time'))}  {_named(run)} begins"
+    elif name == "descriptor":
+        named = columns[doc["uid"]] = _scalars(doc)
+        heads = "".join(f"{column[-_WIDTH:]:>{_WIDTH + 1}}" for column in named)
+        yield f"{doc.get('name', '?')}: {'seq_num':>7} {'time':>12}{heads}"
+    elif name == "event" and doc.get("descriptor") in columns:
+        values = "".join(f"{_value(doc['data'].get(column)):>{_WIDTH + 1}}" for column in columns[doc["descriptor"]])
+        yield f"{doc.get('seq_num', ''):>9} {_time(doc.get('time')):>12}{values}"
+    elif name == "stream_datum":
+        numbers = doc.get("seq_nums") or {}
+        yield f"{numbers.get('stop', 1) - 1:>9} {'':>12} frames of {doc.get('stream_resource', '?')[:8]}"
+
+
+def _scalars(descriptor: dict[str, Any]) -> list[str]:
+    keys = descriptor.get("data_keys") or {}
+    hinted = [name for device in (descriptor.get("hints") or {}).values() for name in device.get("fields", ())]
+    first = [name for name in hinted if name in keys]
+    found = [*first, *(name for name in keys if name not in first)]
+    return [name for name in found if not keys[name].get("shape") and "external" not in keys[name]][:_MOST_COLUMNS]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)[:_WIDTH]
+
+
+def _named(run: Any) -> str:
+    plan = f", {run.start['plan_name']}" if run.start.get("plan_name") else ""
+    return f"scan {run.scan_id}{plan} [{run.uid[:8]}]" if run.scan_id is not None else f"run {run.uid[:8]}{plan}"
+
+
+def _time(seconds: Any) -> str:
+    try:
+        return datetime.fromtimestamp(float(seconds)).strftime("%H:%M:%S")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "?"
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
