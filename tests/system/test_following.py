@@ -4,6 +4,7 @@ If these fail, people who watch a scan see gaps or repeats, a live table that st
 it is closed.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from ophyd.sim import SynAxis, SynGauss
 from flystore import RunWriter, from_uri, open_store
 from flystore.model.errors import InvalidRequest, NotFound, WrongToken
 
-GENEROUS = 12.0
+GENEROUS = 60.0
 
 
 @pytest.fixture
@@ -310,10 +311,16 @@ def test_a_run_of_a_store_in_this_process_is_followed_likewise(tmp_path, devices
         next(store.follow())
 
 
+@contextlib.contextmanager
 def follow_in_a_terminal(server, *arguments):
     command = [sys.executable, "-u", "-m", "flystore.cli", "follow", *arguments, "--at", server.url]
     environment = {**os.environ, "FLYSTORE_API_KEY": server.key}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_terminal_shows_a_run_event_by_event_and_ends_with_it(server, client, scan):

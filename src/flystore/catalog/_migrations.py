@@ -16,6 +16,7 @@ from . import _kept, _words
 from ._database import Database, Session
 from ._schema import (
     child_counts,
+    extensions,
     feed,
     leaf_zones,
     log_edits,
@@ -97,7 +98,12 @@ def _fifth(connection: sa.Connection) -> None:
     connection.execute(feed.update().values(store=secrets.token_hex(8)))
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _second, _third, _fourth, _fifth)
+def _sixth(connection: sa.Connection) -> None:
+    """Make a place to note where arrays are extended, for all processes to see."""
+    extensions.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _second, _third, _fourth, _fifth, _sixth)
 
 SCHEMA = len(MIGRATIONS)
 """The schema version that this program knows."""

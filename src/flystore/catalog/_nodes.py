@@ -14,7 +14,7 @@ from flystore.model.structures import Asset, DataSource, Family, Management, Spe
 from ._database import Among, Fixed, Row, Session
 from ._json import from_json, to_json
 from ._rows import Node, Observation, Path, Revision, path_of, path_text
-from ._schema import NO_NUM, assets, child_counts, data_sources, nodes, observations, revisions
+from ._schema import NO_NUM, assets, child_counts, data_sources, extensions, nodes, observations, revisions
 
 _NODE = (
     nodes.c.id,
@@ -40,6 +40,12 @@ _BY_ID = Fixed(sa.select(*_NODE).where(nodes.c.id == sa.bindparam("id")))
 _AMONG = Among(sa.select(*_NODE), nodes.c.id)
 _COUNT = Fixed(sa.select(child_counts.c.count).where(child_counts.c.node_id == sa.bindparam("id")))
 _COUNTS = Among(sa.select(child_counts.c.node_id, child_counts.c.count), child_counts.c.node_id)
+
+_EXTENSION = Fixed(
+    sa.select(sa.literal(1)).where(
+        extensions.c.node_id == sa.bindparam("node_id"), extensions.c.place == sa.bindparam("place")
+    )
+)
 
 _SOURCE = (
     data_sources.c.id,
@@ -167,6 +173,10 @@ class NodeReads:
         """Return up to `limit` ids of nodes beyond `after`, ascending; the root is one of them."""
         ids = sa.select(nodes.c.id).where(nodes.c.id > after).order_by(nodes.c.id).limit(limit)
         return [row[0] for row in self._session.compose(ids)]
+
+    def was_extended(self, node_id: int, begin: Sequence[int]) -> bool:
+        """Return whether a node's array was extended at a place; see `WriteData.note_extension`."""
+        return self._session.one(_EXTENSION, {"node_id": node_id, "place": to_json(list(begin))}) is not None
 
     def data_source(self, node_id: int) -> DataSource | None:
         """Return how a node's data is stored, with all assets in order; None if nothing is stored."""

@@ -216,6 +216,15 @@ def describe_for_postgresql() -> None:
     log_edits.dialect_options["postgresql"]["where"] = log.c.action == EDITED
 
 
+# Where arrays were extended: whoever saw the same end as another must not write over what that one wrote.
+extensions = sa.Table(
+    "extensions",
+    metadata,
+    sa.Column("node_id", _BIG, sa.ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    sa.Column("place", _TEXT, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 changes = sa.Table(
     "changes",
     metadata,

@@ -13,13 +13,14 @@ from ._database import Fixed, insert_of, upsert
 from ._json import storable, to_json
 from ._nodes import NodeReads
 from ._rows import Observation, Segment
-from ._schema import NO_NUM, assets, data_sources, observations, segments
+from ._schema import NO_NUM, assets, data_sources, extensions, observations, segments
 from ._slow import SegmentReads, bounds_of_columns, column_series
 from ._write_log import WriteLog
 
 _SOURCE_VALUES = ("family", "mimetype", "management", "structure", "parameters", "properties")
 _PUT_SOURCE = upsert(data_sources, ("node_id",), _SOURCE_VALUES)
 _NEW_ASSET = upsert(assets, ("data_source_id", "parameter", "num"), ("data_uri", "is_directory", "size"), update=False)
+_NEW_EXTENSION = upsert(extensions, ("node_id", "place"), (), update=False)
 _SOURCE_ID = Fixed(sa.select(data_sources.c.id).where(data_sources.c.node_id == sa.bindparam("of")))
 _OF_PARAMETER = (assets.c.data_source_id == sa.bindparam("of"), assets.c.parameter == sa.bindparam("parameter"))
 _ASSET_SPAN = Fixed(
@@ -76,6 +77,10 @@ class WriteData(NodeReads, SegmentReads, WriteLog):
         stored = self.data_source(node_id)
         assert stored is not None
         return stored
+
+    def note_extension(self, node_id: int, begin: Sequence[int]) -> None:
+        """Note that a node's array was extended by what begins at a place."""
+        self._session.execute(_NEW_EXTENSION, {"node_id": node_id, "place": to_json(list(begin))})
 
     def extend_data_source(self, node_id: int, source: DataSource) -> tuple[Asset, ...]:
         """Store as `put_data_source` does; return only the assets that were not there before.

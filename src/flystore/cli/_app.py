@@ -88,14 +88,18 @@ def serve(
             metavar="URL",
             envvar="FLYSTORE_CATALOG",
             show_default=False,
-            help="Keep the catalogue in PostgreSQL: postgresql://USER@HOST/NAME; DIR then holds arrays. Give an address "
-            "with a password in the variable, or the password in a .pgpass file.",
+            help="Keep the catalogue in PostgreSQL: postgresql://USER@HOST/NAME; DIR then holds arrays. Give an "
+            "address with a password in the variable, or the password in a .pgpass file.",
         ),
     ] = None,
     pool: Annotated[
         int,
         typer.Option(metavar="N", min=2, max=1000, help="Connections to PostgreSQL of each process, at most."),
     ] = 20,
+    workers: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=64, help="Processes that answer at one address, over one catalogue."),
+    ] = 1,
     temp: Annotated[
         bool, typer.Option("--temp", help="Keep everything in a temporary directory, removed at the end.")
     ] = False,
@@ -175,7 +179,7 @@ def serve(
         bool, typer.Option("--metrics-public", help="Let anyone read /metrics without a key.")
     ] = False,
 ) -> None:
-    """Start the service: one process, one directory.
+    """Start the service over one directory.
 
     Prints one line with the address when it is ready, and runs until Ctrl-C or SIGTERM.
     """
@@ -186,6 +190,7 @@ def serve(
             directory=directory,
             catalog=catalog,
             pool=pool,
+            workers=workers,
             temp=temp,
             host=host,
             port=port,

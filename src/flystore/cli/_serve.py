@@ -9,19 +9,22 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from flystore.embedded import needing_server_parts
 from flystore.model.errors import Misconfigured
 
 from ._heaps import keep_few_heaps
-from ._listen import listener_at
+from ._listen import BACKLOG, listener_at
 from ._logging import FORMATS, log_to_stderr
 from ._notify import tell_systemd
+from ._workers import supervise
 
 GRACE_SECONDS = 10
 """How long answers that are under way may take after the service was asked to end."""
@@ -51,6 +54,7 @@ class ServeOptions:
     slow_seconds: float = 0.0
     catalog: str | None = dataclasses.field(default=None, repr=False)
     pool: int = 20
+    workers: int = 1
 
 
 def run_service(options: ServeOptions) -> None:
@@ -71,10 +75,47 @@ def run_service(options: ServeOptions) -> None:
         contextlib.suppress(_AskedToEnd),
         listener_at(options.host, options.port) as listener,
         _directory(options) as directory,
-        _without_pandas(),
-        _collecting_later(),
     ):
-        _serve(options, directory, listener, ending)
+        url = _url(options.host, listener.getsockname()[1])
+        if options.api_key is None:
+            key = secrets.token_hex(32)
+            url += f"/?api_key={quote(key, safe='')}"
+            options = dataclasses.replace(options, api_key=key)
+        if options.workers > 1:
+            supervise(options, directory, listener, ending, _announcing(url))
+        else:
+            with _without_pandas(), _collecting_later():
+                _serve(options, directory, listener, ending, _announcing(url))
+
+
+def run_worker(
+    options: ServeOptions, directory: Path, listener: socket.socket, number: int, ready: Callable[[], None]
+) -> None:
+    """Serve as one of several processes that share a socket, until asked to end.
+
+    Parameters
+    ----------
+    number : int
+        Of the process, from 1 on.
+    ready : callable
+        Called once it answers.
+
+    Raises
+    ------
+    Misconfigured
+        As `run_service` does.
+    """
+    keep_few_heaps()
+    with _ending_on_signals() as ending, contextlib.suppress(_AskedToEnd), _without_pandas(), _collecting_later():
+        _serve(options, directory, listener, ending, ready, worker=number)
+
+
+def _announcing(url: str) -> Callable[[], None]:
+    def announce() -> None:
+        print(f"flystore is ready at {url}", flush=True)
+        tell_systemd("READY=1")
+
+    return announce
 
 
 def _require_key(key: str | None) -> None:
@@ -110,7 +151,14 @@ def _directory(options: ServeOptions) -> Iterator[Path]:
         )
 
 
-def _serve(options: ServeOptions, directory: Path, listener: socket.socket, ending: "_Ending") -> None:
+def _serve(
+    options: ServeOptions,
+    directory: Path,
+    listener: socket.socket,
+    ending: "Ending",
+    ready: Callable[[], None],
+    worker: int = 0,
+) -> None:
     with needing_server_parts("the service"):
         import uvicorn
 
@@ -118,7 +166,7 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
         from flystore.readers import without_plugins
         from flystore.service import Limits, Service
         from flystore.storage import PathMap
-    key = options.api_key or secrets.token_hex(32)
+    key = str(options.api_key)
     log_to_stderr(
         options.verbose,
         style=options.log_format,
@@ -126,17 +174,15 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
         access=options.access_log,
         request_id=REQUEST_ID.get,
     )
-    url = _url(options.host, listener.getsockname()[1])
-    if options.api_key is None:
-        url += f"/?api_key={quote(key, safe='')}"
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             gc.freeze()  # a full collection from now on looks at what requests made, and not at all that is loaded
             gc.enable()
-            print(f"flystore is ready at {url}", flush=True)
-            tell_systemd("READY=1")
+            if worker:
+                listener.listen(BACKLOG)  # see below: asyncio made it as short as what it accepts at a time
+            ready()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             tell_systemd("STOPPING=1")
@@ -145,6 +191,8 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
 
     maps = [PathMap.parse(text) for text in options.maps]
     limits = Limits.parse(options.limits)
+    if worker:  # together they may hold what one alone may
+        limits = msgspec.structs.replace(limits, memory_bytes=limits.budget_bytes // options.workers)
     without_plugins()
     with Service.open(
         directory, read=options.read, maps=maps, limits=limits, catalog=options.catalog, connections=options.pool
@@ -153,6 +201,7 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
             metrics_public=options.metrics_public,
             access_log=options.verbose if options.access_log is None else options.access_log,
             slow_seconds=options.slow_seconds,
+            process=str(worker),
         )
         app = build_app(
             service, Access.of(key, public=options.public), allow_origins=options.origins, watching=watching
@@ -164,6 +213,8 @@ def _serve(options: ServeOptions, directory: Path, listener: socket.socket, endi
             access_log=False,  # ours has the request's id, and no keys
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
+            # What one process accepts before it looks at anything else, the others do not get.
+            backlog=1 if worker else BACKLOG,
             **server_settings(limits),
         )
         server = Server(config)
@@ -211,7 +262,7 @@ class _AskedToEnd(BaseException):
     """A signal came before the service was ready."""
 
 
-class _Ending:
+class Ending:
     """Ends the start by an exception, and a running server by asking it."""
 
     def __init__(self) -> None:
@@ -230,8 +281,8 @@ class _Ending:
 
 
 @contextlib.contextmanager
-def _ending_on_signals() -> Iterator[_Ending]:
-    ending = _Ending()
+def _ending_on_signals() -> Iterator[Ending]:
+    ending = Ending()
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, ending) for number in numbers}
     try:

@@ -35,6 +35,7 @@ _SILENCES = 3
 """Signs of life that may be missing before the connection is taken for broken."""
 
 LAGGED = "lagged"
+NOW = "now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +261,12 @@ def changes(
     to_the_end : bool
         End once the run that is followed has ended and all its changes were told.
     """
+    route = node_route("feed", path)
+    if after == NOW:  # that is when this was called, and not when somebody takes the first change
+        answer = transport.request("GET", route, params={"after": NOW}, headers={"Accept": "application/json"})
+        after = answer.decode()["next"]
     beat = BEAT_S if timeout is None else max(1, min(BEAT_S, int(timeout / 2)))
-    line = Line(transport, node_route("feed", path), "application/x-ndjson", beat=beat)
+    line = Line(transport, route, "application/x-ndjson", beat=beat)
     return Followed(line, _changes(line, path, after, lag, timeout, to_the_end))
 
 

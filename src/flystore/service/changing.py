@@ -19,11 +19,7 @@ from .limits import Limits
 from .operations import Operation
 from .probing import Prober
 from .protocol_runs import ProtocolState
-from .recent import Recent
 from .written_tables import WrittenTables
-
-REMEMBERED = 1 << 14
-"""Places at which arrays were extended, lest two callers who saw the same end write over each other."""
 
 
 class Changing:
@@ -48,7 +44,6 @@ class Changing:
         self._limits = limits
         self._clock = clock
         self._patching = FileLocks(arrays.directory, "patch")
-        self._extended: Recent[tuple[int, tuple[int, ...]], None] = Recent(REMEMBERED)
 
     def _node(self, tx: Transaction, path: tuple[str, ...]) -> Node:
         """Return the node at `path`, to be changed in this transaction and by nobody else meanwhile.

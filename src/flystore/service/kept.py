@@ -108,14 +108,26 @@ class KeptNodes:
         return Damaged(f"/{'/'.join(node.path)}: {error.message}", path=list(node.path))
 
 
-def log_write(catalog: Catalog, node: Node, operation: ArrayWritten | StructureSet | RowsWritten, now: float) -> None:
-    """Make a write known that reached the disk at `now`, Unix seconds; see `KeptNodes.log`."""
+def log_write(
+    catalog: Catalog,
+    node: Node,
+    operation: ArrayWritten | StructureSet | RowsWritten,
+    now: float,
+    *,
+    extended_at: tuple[int, ...] | None = None,
+) -> None:
+    """Make a write known that reached the disk at `now`, Unix seconds; see `KeptNodes.log`.
+
+    `extended_at` is where an array was extended, for the next one who wants to.
+    """
     with catalog.write() as tx:
         known = tx.node(node.path)
         if known is None or known.id != node.id:
             raise NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
         if isinstance(operation, StructureSet):
             tx.set_structure(node.path, operation.structure)
+        if extended_at is not None:
+            tx.note_extension(node.id, extended_at)
         tx.note_data(node.id)
         tx.append_operation(node.path, operation.action, operation.to_bytes(), now)
         run = tx.run(node.run_uid) if node.run_uid is not None else None

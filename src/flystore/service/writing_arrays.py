@@ -68,14 +68,22 @@ class WritingArrays(Changing):
             node, structure = self._zarr(path)
             _require_few_chunks(structure, offset, shape)
             begin = (*offset, *(0,) * (len(structure.shape) - len(offset)))
-            if extend and (node.id, begin) in self._extended:
+            if extend and self._was_extended(node, begin):
                 self._require_repeat(node, structure, begin, shape, body)
                 return structure.to_wire()
             patched = self._arrays.patch(str(node.id), structure, offset, shape, body, extend)
-            log_write(self._catalog, node, StructureSet(patched.to_wire(), offset, shape), self._clock())
-            if patched.shape != structure.shape:
-                self._extended[node.id, begin] = None
+            log_write(
+                self._catalog,
+                node,
+                StructureSet(patched.to_wire(), offset, shape),
+                self._clock(),
+                extended_at=begin if patched.shape != structure.shape else None,
+            )
         return patched.to_wire()
+
+    def _was_extended(self, node: Node, begin: tuple[int, ...]) -> bool:
+        with self._catalog.read() as snapshot:
+            return snapshot.was_extended(node.id, begin)
 
     def _require_repeat(
         self, node: Node, structure: ArrayStructure, begin: tuple[int, ...], shape: tuple[int, ...], body: bytes
