@@ -4,6 +4,7 @@ If these fail, a facility that moves to PostgreSQL loses data on the way and lea
 """
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -154,6 +155,26 @@ def test_a_backup_can_be_copied_while_its_store_is_in_use(source, target, tmp_pa
         } == before
         with opened(target) as other:
             assert trees(other._catalog) == trees(service._catalog)
+
+
+def test_a_backup_that_may_only_be_read_can_be_copied(source, tmp_path):
+    back_up(source.directory, tmp_path / "backup")
+    for path in [*(tmp_path / "backup").rglob("*"), tmp_path / "backup"]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    tmp_path.chmod(0o777)
+    for above in tmp_path.parents:
+        if above.stat().st_uid == os.getuid() and not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o011)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        assert copy_store(Place(tmp_path / "backup"), Place(tmp_path / "target")).files > 4
+    finally:
+        os.seteuid(user)
+        for path in (tmp_path / "backup").rglob("*"):
+            path.chmod(0o755)
+        (tmp_path / "backup").chmod(0o755)
 
 
 # --- killed

@@ -339,13 +339,13 @@ def test_a_terminal_shows_a_run_event_by_event_and_ends_with_it(server, client, 
 
 
 def test_a_terminal_shows_which_runs_begin_and_end_until_it_is_interrupted(server, engine, devices):
-    motor, det = devices
     with follow_in_a_terminal(server) as process:
         assert "Ctrl-C" in process.stdout.readline()
-        engine(bp.scan([det], motor, 0, 1, 3))
-        shown = process.stdout.readline()
-        assert "scan" in shown
-        while "3/3 points" not in shown:
+        with Stepping(engine, devices) as scan:
+            assert "begins" in process.stdout.readline()
+            scan.step(5)
+        shown = ""
+        while "5/5 points" not in shown:
             shown = process.stdout.readline()
             assert shown, process.stderr.read()
         process.send_signal(signal.SIGINT)

@@ -4,11 +4,12 @@ If these fail, who watches a scan through another service sees it half a second 
 in the night costs documents that were acknowledged.
 """
 
+import collections
 import contextlib
+import itertools
 import json
 import socket
 import threading
-from pathlib import Path
 
 import bluesky.plans as bp
 import pytest
@@ -37,7 +38,7 @@ class Relay:
         Of the same database, by this way.
     """
 
-    def __init__(self, url: str, place: Path) -> None:
+    def __init__(self, url: str) -> None:
         named = sa.make_url(url)
         self._target = named
         self._open: set[socket.socket] = set()
@@ -119,8 +120,8 @@ class Relay:
 
 
 @pytest.fixture
-def relay(fresh_postgres, tmp_path):
-    with Relay(fresh_postgres, tmp_path) as made:
+def relay(fresh_postgres):
+    with Relay(fresh_postgres) as made:
         yield made
 
 
@@ -134,6 +135,34 @@ def serve(tmp_path, data):
             return stack.enter_context(serving(build_app(service, Access.of(KEY)))), service
 
         yield start
+
+
+class Balancer:
+    """Gives each connection to the next service, or to one after it if that does not answer; a context manager."""
+
+    def __init__(self, urls):
+        self._ports = itertools.cycle([int(url.rpartition(":")[2]) for url in urls])
+        self._many = len(urls)
+        self._relay = Relay("postgresql://nobody@127.0.0.1/nothing")
+        self._relay._connected = self._next
+        self.asked = collections.Counter()
+        self.url = f"http://127.0.0.1:{self._relay._listener.getsockname()[1]}"
+
+    def _next(self):
+        for _ in range(self._many):
+            port = next(self._ports)
+            with contextlib.suppress(ConnectionRefusedError):
+                found = socket.create_connection(("127.0.0.1", port))
+                self.asked[port] += 1
+                return found
+        raise ConnectionRefusedError
+
+    def __enter__(self):
+        self._relay.__enter__()
+        return self
+
+    def __exit__(self, *_):
+        self._relay.__exit__()
 
 
 def scan(writer, points=5):
@@ -195,6 +224,31 @@ def following(service, looked):
         for _ in range(2):
             assert looked.acquire(timeout=GENEROUS)
         yield follower
+
+
+def test_services_behind_a_balancer_are_one_and_a_shipper_goes_on_with_those_that_are_left(
+    fresh_postgres, serve, tmp_path
+):
+    stays, _ = serve(fresh_postgres)
+    with contextlib.ExitStack() as leaves:
+        service = leaves.enter_context(Service.open(tmp_path / "store", catalog=fresh_postgres))
+        ends = leaves.enter_context(serving(build_app(service, Access.of(KEY))))
+        with (
+            Balancer([ends, stays]) as balancer,
+            RunWriter(balancer.url, api_key=KEY, journal=tmp_path / "j", first_pause=0.01, longest_pause=0.1) as writer,
+        ):
+            before = [scan(writer)[0] for _ in range(2)]
+            writer.flush(GENEROUS)
+            for _ in range(4):
+                assert get(balancer.url, f"/metadata/{before[0]}")[0] == 200
+            assert len(balancer.asked) == 2
+            leaves.close()
+            after = [scan(writer)[0] for _ in range(2)]
+            writer.flush(GENEROUS)
+            assert get(balancer.url, f"/metadata/{after[0]}")[0] == 200
+    with from_uri(stays, KEY) as client:
+        assert set(client) == {*before, *after}
+        assert all(len(list(client[uid].documents())) == 8 for uid in client)
 
 
 def test_a_follower_on_one_service_hears_at_once_of_what_another_one_stored(fresh_postgres, serve, looked, tmp_path):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -35,6 +35,9 @@ log = logging.getLogger("flystore.catalog")
 
 BUSY_S = 30.0
 """How long a SQLite statement waits for another process before `Unavailable`, seconds."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.000_2, 0.003
+"""Between looks whether another process is done with writing."""
 
 CHECKPOINT_BYTES = 4 << 20
 """When SQLite's write-ahead log is longer, its content moves into the file."""
@@ -367,6 +370,7 @@ class SqliteDatabase:
                 # A process that was killed may have left commits that it wrote and had no time to sync. They are
                 # seen from now on, and documents sent again are acknowledged because of them.
                 self._checkpoint()
+                self._writer.driver.execute("PRAGMA busy_timeout=0")  # `_begin` waits, and then all is ours
             except BaseException:
                 self.close()
                 raise
@@ -458,7 +462,7 @@ class SqliteDatabase:
         with self._write_lock, plain_errors(), self._noticing_failures():
             self._trust.require()
             driver = self._writer.driver
-            driver.execute("BEGIN IMMEDIATE")
+            self._begin(driver)
             try:
                 yield self._writer
                 reach("catalog.before_commit")
@@ -470,6 +474,19 @@ class SqliteDatabase:
             reach("catalog.after_commit")
             if self._log_bytes() > CHECKPOINT_BYTES:
                 self._checkpoint()
+
+    def _begin(self, driver: sqlite3.Connection) -> None:
+        """Wait for the turn of this process: SQLite itself would look again later and later, after 100 ms at last."""
+        until, pause = monotonic() + BUSY_S, _FIRST_PAUSE
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if (_code(error) or 0) & 0xFF != sqlite3.SQLITE_BUSY or monotonic() >= until:
+                    raise
+            sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _log_bytes(self) -> int:
         try:

@@ -200,7 +200,10 @@ def _is_open(path: Path) -> bool:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            code = error.sqlite_errorcode & 0xFF
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 return True
+            if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):  # a backup on a medium for reading only
+                return False
             raise
     return False
