@@ -338,10 +338,10 @@ def test_a_terminal_shows_a_run_event_by_event_and_ends_with_it(server, client, 
     assert "5/5 points" in lines[-1]
 
 
-def test_a_terminal_shows_which_runs_begin_and_end_until_it_is_interrupted(server, engine, devices):
+def test_a_terminal_shows_which_runs_begin_and_end_until_it_is_interrupted(server, engine, writer, devices):
     with follow_in_a_terminal(server) as process:
         assert "Ctrl-C" in process.stdout.readline()
-        with Stepping(engine, devices) as scan:
+        with Stepping(engine, writer, devices) as scan:
             assert "begins" in process.stdout.readline()
             scan.step(5)
         shown = ""

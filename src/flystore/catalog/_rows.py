@@ -189,7 +189,7 @@ class LogRecord(msgspec.Struct, frozen=True):
         return len(self.body)
 
 
-What = Literal["created", "updated", "deleted", "rows"]
+What = Literal["created", "updated", "deleted", "rows", "data", "closed"]
 
 
 class FeedEntry(msgspec.Struct, frozen=True):
@@ -200,7 +200,8 @@ class FeedEntry(msgspec.Struct, frozen=True):
     position, seq : int
         Together the resume token: give it as `after` and what follows is told.
     what : str
-        ``created``, ``updated``, ``deleted`` (with all below it), ``rows`` (rows were appended).
+        ``created``, ``updated``, ``deleted`` (with all below it), ``rows`` (rows were appended), ``data`` (what a
+        node holds was written to), ``closed`` (its writer will add no more).
     detail : dict
         ``created``, ``updated``: ``family``; ``rows``: ``first_row`` and ``rows``.
     """

@@ -71,6 +71,10 @@ class Access(msgspec.Struct, frozen=True):
             request.scope[KEY_TO_KEEP] = key
         return ALL
 
+    def knows(self, key: str) -> bool:
+        """Return whether `key` is the one of this service."""
+        return hmac.compare_digest(_digest(key), self.key_digest)
+
     def require(self, request: HTTPConnection, *needed: str) -> None:
         """Let the request pass if its caller has every scope in `needed`.
 

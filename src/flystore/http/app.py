@@ -24,6 +24,7 @@ from . import (
     routes_operate,
     routes_revisions,
     routes_runs,
+    routes_stream,
     routes_validation,
     routes_zarr,
 )
@@ -36,7 +37,10 @@ from .middleware import Answering
 
 API = "/api/v1"
 
-SOCKETS: dict[str, SocketEndpoint] = {f"{API}/feed/": routes_feed.feed_socket}
+SOCKETS: dict[str, SocketEndpoint] = {
+    f"{API}/feed/": routes_feed.feed_socket,
+    f"{API}/stream/single/": routes_stream.stream_socket,
+}
 """What answers WebSockets, by what their path begins with; the rest of it is a node's path."""
 
 

@@ -101,9 +101,9 @@ def shown_schema(node: Node, columns: Sequence[str] | None = None) -> tuple[pa.S
 
 
 def shown_rows(
-    catalog: Catalog, series: str, schema: pa.Schema, rows: int, began: int | None
+    catalog: Catalog, series: str, schema: pa.Schema, rows: int, began: int | None, *, first: int = 0
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the first `rows` rows of a series as `schema` shows them, a batch a segment, with no transaction open.
+    """Yield the rows ``first <= row < rows`` of a series as `schema` shows them, a batch a segment, with no transaction open.
 
     Parameters
     ----------
@@ -117,8 +117,8 @@ def shown_rows(
     NotReady
         If the rows were replaced meanwhile.
     """
-    at = 0
-    for segment in catalog.segments(series, 0, rows, began, choose=_choose(schema.names)):
+    at = first
+    for segment in catalog.segments(series, first, rows, began, choose=_choose(schema.names)):
         with released():
             columns = _columns_of(segment, series, schema.names)
         arrays = [cast_column(column, kind) for column, kind in zip(columns, schema.types, strict=True)]

@@ -130,6 +130,7 @@ def log_write(
             tx.note_extension(node.id, extended_at)
         tx.note_data(node.id)
         tx.append_operation(node.path, operation.action, operation.to_bytes(), now)
+        tx.note_change(node.path, "data", {"family": str(node.family)}, run_uid=node.run_uid)
         run = tx.run(node.run_uid) if node.run_uid is not None else None
         if run is not None:
             tx.save_run(msgspec.structs.replace(run, last_received=now))

@@ -64,6 +64,7 @@ class Removing(Changing):
             if node is None:
                 raise NotFound(f"No such entry: {list(path)}", path=list(path))
             tx.append_operation(path, "close", b"", self._clock())
+            tx.note_change(path, "closed", {"family": str(node.family)}, run_uid=node.run_uid)
 
 
 def _internal(tx: Transaction, node: Node) -> bool:

@@ -34,6 +34,7 @@ from .short_reads import ShortReads
 from .sighted import Sights
 from .sparse import Sparse
 from .stored_forms import StoredForms
+from .streaming import Streaming
 from .table_files import TableFiles
 from .tables import Tables
 from .validating import Validating
@@ -86,6 +87,7 @@ class Service:
         self.zarr = ZarrView(self.browse, self.arrays, StoredForms(self.arrays, array_store, roots), self._prober)
         self.documents = Documents(catalog)
         self.following = Following(catalog, Waking(catalog))
+        self.streaming = Streaming(catalog, self.browse, self.arrays, self.tables)
         self.exports = Exports(catalog, self.browse, self.arrays, self.ragged, self.documents)
         self.versions = Versions(self.browse, self._prober, Sights(catalog))
         self.verdicts = Verdicts(catalog, self._prober, self.limits)

@@ -106,6 +106,7 @@ def main(directory: str) -> None:
         specs=[{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
         writable_storage=[f"file://localhost{directory}/stock", f"duckdb:///{directory}/stock.duckdb"],
         readable_storage=[directory],
+        cache_config={"uri": "memory", "datastore": "memory", "data_ttl": 3600, "seq_ttl": 86_400, "maxsize": 1000},
     )
     # As the plugins tell operators to configure it.
     default_serialization_registry.register("BlueskyRun", "application/json-seq", json_seq_exporter)

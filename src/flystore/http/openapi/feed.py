@@ -7,7 +7,7 @@ from .parts import ASKED, FLAG, OBJECT, PATH, TEXT, fixed, listed, nullable, ope
 _ENTRY = fixed(
     {
         "path": listed(TEXT),
-        "what": {"enum": ["created", "updated", "deleted", "rows"]},
+        "what": {"enum": ["created", "updated", "deleted", "rows", "data", "closed"]},
         "detail": OBJECT,
         "run": nullable(TEXT),
         "position": whole(1),
