@@ -5,9 +5,11 @@ missing, comes twice after a dropped connection, or cannot be read by the client
 """
 
 import json
+import socket as sockets
 import threading
 
 import bluesky.plans as bp
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,10 +19,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from flystore import RunWriter
+from flystore.http import build_app, server_settings
+from flystore.http.access import Access
+from flystore.service import Limits, Service
+from flystore.testing.serving import serving
 from flystore.testing.stock_server import write_with_stock
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the stock client's own
 GENEROUS = 60.0
+KEY = "secret"
 
 
 @pytest.fixture
@@ -77,7 +84,7 @@ def told(update):
         body.pop("arrow_schema", None)
     if hasattr(update, "data_sources"):
         body["sources"] = [
-            (source.structure_family, source.management, [asset.parameter for asset in source.assets])
+            (source.structure_family, source.management)  # stock leaves the assets out, ours has them
             for source in update.data_sources
             if source.structure_family != "table"
         ]
@@ -260,3 +267,63 @@ def test_what_is_too_long_for_the_client_comes_as_a_reference(stocks):
         (update,) = heard.wait(1)
         assert type(update).__name__ == "LiveArrayRef"
         assert np.array_equal(update.data(), wanted)
+
+
+def test_numbers_are_the_same_after_a_restart_and_the_client_goes_on_there(tmp_path):
+    def messages(start):
+        with (
+            Service.open(tmp_path / "store") as service,
+            serving(build_app(service, Access.of(KEY)), settings=server_settings(service.limits)) as url,
+        ):
+            client = from_uri(url, api_key=KEY)
+            try:
+                name = f"c{len(client)}"
+                client.create_container(name)
+                with Heard(client, start) as heard:
+                    heard.wait(1)
+                    while heard.updates[-1].key != name:
+                        heard.wait(len(heard.updates) + 1)
+                    return [(update.sequence, update.key) for update in heard.updates]
+            finally:
+                client.context.http_client.close()
+
+    first = messages(0)
+    second = messages(0)
+    assert second[: len(first)] == first
+    assert [key for _, key in messages(second[-1][0] + 1)] == ["c2"]
+
+
+def test_who_never_reads_is_closed_with_the_number_to_go_on_from(tmp_path):
+    limits = Limits(patience_seconds=0.5)
+    with (
+        Service.open(tmp_path / "store", limits=limits) as service,
+        serving(build_app(service, Access.of(KEY)), settings=server_settings(limits)) as url,
+    ):
+        client = from_uri(url, api_key=KEY)
+        array = client.create_container("slow").write_array(np.zeros(50_000), key="a")
+        for _ in range(60):
+            array.patch(np.ones(50_000), offset=(0,))
+        client.context.http_client.close()
+        where = f"ws{url.removeprefix('http')}/api/v1/stream/single/slow/a?envelope_format=msgpack&start=0"
+        port = int(url.rsplit(":", 1)[1])
+        with (
+            sockets.create_connection(("127.0.0.1", port)) as narrow,
+            connect(where, sock=narrow, additional_headers={"Authorization": f"Apikey {KEY}"}, max_queue=1) as slow,
+        ):
+            assert msgspec.msgpack.decode(slow.recv(GENEROUS))["type"] == "array-schema"  # it follows by now
+            while len(service.following.waking):  # until it is given up
+                threading.Event().wait(0.01)
+            numbers, closed = everything(slow)
+        assert closed.code == 4008
+        assert len(numbers) < 61
+        assert int(closed.reason.rpartition("start=")[2]) > numbers[-1]
+
+
+def everything(socket):
+    """Return the numbers of all messages, and how the connection was closed."""
+    numbers = []
+    try:
+        while True:
+            numbers.append(msgspec.msgpack.decode(socket.recv(GENEROUS))["sequence"])
+    except ConnectionClosed as closed:
+        return numbers, closed.rcvd

@@ -47,7 +47,8 @@ class Change:
     path : tuple of str
         Of the node, from the root.
     what : str
-        ``created``, ``updated``, ``deleted`` (with all below it), ``rows`` (rows were appended); or ``lagged``:
+        ``created``, ``updated``, ``deleted`` (with all below it), ``rows`` (rows were appended), ``data``
+        (what a node holds was written to), ``closed`` (its writer will add no more); or ``lagged``:
         more happened than was to be told one by one. Look at the present state then; what was skipped can still be
         followed from ``detail["after"]``.
     detail : dict

@@ -195,4 +195,3 @@ async def _frames(
         at = found.next
         if not found.pieces and not await follower.wait(mark, beat):
             yield SIGN_OF_LIFE
-

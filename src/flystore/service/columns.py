@@ -103,12 +103,16 @@ def shown_schema(node: Node, columns: Sequence[str] | None = None) -> tuple[pa.S
 def shown_rows(
     catalog: Catalog, series: str, schema: pa.Schema, rows: int, began: int | None, *, first: int = 0
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows ``first <= row < rows`` of a series as `schema` shows them, a batch a segment, with no transaction open.
+    """Yield rows of a series as `schema` shows them, a batch a segment, with no transaction open.
 
     Parameters
     ----------
+    rows
+        Where to end.
     began
         What `Snapshot.began` said when the rows were counted.
+    first
+        Where to begin.
 
     Raises
     ------

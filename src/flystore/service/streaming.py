@@ -113,7 +113,7 @@ class Streaming:
         """
         with self._catalog.read() as snapshot:
             entry = self._browse.entry(path, snapshot)
-            node = entry.node
+            node = entry.node if path else snapshot.node(())
             if node is None or entry.column is not None or entry.virtual:
                 raise NotFound(f"/{'/'.join(path)} has no stream of its own; subscribe to the node it is in")
             if node.family not in (Family.CONTAINER, Family.ARRAY, Family.TABLE):
