@@ -19,7 +19,8 @@ from flystore.disk import failpoints
 from flystore.journal import orphans
 from flystore.model.errors import Conflict, DeadlineExceeded, NotFound, SyncFailed, Unavailable
 from flystore.service import Service, merging
-from flystore.service.backup import back_up, restore
+from flystore.service.backup import ARRAYS_DIRECTORY, back_up, restore
+from flystore.service.copying import Place, copy_store
 from flystore.storage import PartStore
 from flystore.testing.faults import (
     KEY,
@@ -290,10 +291,11 @@ def back_up_and_write_parts(directory: Path, scratch: Path) -> set[str]:
     try:
         back_up(directory, scratch / "backup")
         restore(scratch / "backup", scratch / "restored")
-        parts = PartStore(scratch / "parts")
+        parts = PartStore(scratch / "restored" / ARRAYS_DIRECTORY)
         parts.create("node")
         parts.write("node", "part.zip", b"content")
         merge_rows(scratch / "restored")
+        copy_store(Place(scratch / "restored"), Place(scratch / "copied"))
     finally:
         failpoints.install(None)
     return reached

@@ -90,7 +90,7 @@ def asked():
     for methods in found["paths"].values():
         for operation in methods.values():
             del operation["security"]
-            operation["parameters"] = [one for one in operation["parameters"] if one["name"] not in WAITING]
+            operation["parameters"] = [one for one in operation.get("parameters", ()) if one["name"] not in WAITING]
     return found
 
 

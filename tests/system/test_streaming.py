@@ -235,7 +235,16 @@ def test_what_is_not_there_is_not_found_and_a_wrong_key_is_refused(server):
 
 
 @pytest.mark.parametrize(
-    ("first", "code"), [('{"type": "auth", "api_key": "wrong"}', 4003), ("hello", 4001), ("[]", 4001)]
+    ("first", "code"),
+    [
+        ('{"type": "auth", "api_key": "wrong"}', 4003),
+        ("hello", 4001),
+        ("[]", 4001),
+        ('{"type": "auth", "api_key": 1}', 4001),
+        ('{"type": ["auth"], "api_key": "wrong"}', 4001),
+        (b"\xff", 4001),
+        ('{"type": "auth", "more": ' + 30_000 * "[", 4001),  # deeper than this machine's stack may go
+    ],
 )
 def test_a_first_message_without_the_key_closes_the_socket(server, first, code):
     with connect(address(server, "")) as socket:
@@ -249,6 +258,26 @@ def test_the_key_may_come_as_the_first_message(server):
     with connect(address(server, "")) as socket:
         socket.send(json.dumps({"type": "auth", "api_key": server.key}))
         assert json.loads(socket.recv(GENEROUS))["type"] == "container-schema"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/stream/single/", "/api/v1/feed/"])
+def test_pages_of_other_origins_open_no_socket_unless_they_are_allowed(tmp_path, path):
+    ours = "https://viewer.example.org"
+    with (
+        Service.open(tmp_path / "store") as service,
+        serving(
+            build_app(service, Access.of(KEY), allow_origins=[ours]), settings=server_settings(service.limits)
+        ) as url,
+    ):
+        cookie = {"Cookie": f"tiled_api_key={KEY}"}
+        for origin in ("https://evil.example.org", "null", "http://127.0.0.1:1", f"{ours}.evil.example"):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(f"ws{url[4:]}{path}", origin=origin, additional_headers=cookie)
+            assert refused.value.response.status_code == 403
+            assert b"--allow-origin" in refused.value.response.body
+        for origin in (ours, url, None):
+            with connect(f"ws{url[4:]}{path}", origin=origin, additional_headers=cookie) as socket:
+                assert json.loads(socket.recv(GENEROUS))
 
 
 def test_json_tells_data_as_lists(server, stocks):

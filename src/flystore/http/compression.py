@@ -171,6 +171,24 @@ def choose_coding(header: str, media_type: str) -> Choice:
     return Choice(next(name for weight, name in liked if weight == best), required)
 
 
+def takes_frames(header: str, *, near: bool) -> bool:
+    """Return whether the caller is best sent bytes that are stored as Blosc frames as these frames.
+
+    Parameters
+    ----------
+    header : str
+        Accept-Encoding. Who weighs codings against ``identity`` in it takes what costs no encoding.
+    near : bool
+        The caller takes bytes faster than most decode them.
+    """
+    weights = accepted(header)
+    if weights.get("blosc2", 0.0) <= 0:
+        return False
+    if "identity" in weights:
+        return True
+    return not near and choose_coding(header, "application/octet-stream").name == "blosc2"
+
+
 class Compressed:
     """One answer on its way out, encoded if that is worth it; its head is kept back until that is known.
 

@@ -7,7 +7,7 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from flystore.model.errors import NotFound
+from flystore.model.errors import NotFound, NotPermitted
 
 from .compression import Endpoint
 from .failures import answer
@@ -44,6 +44,9 @@ class Dispatch:
         await response(scope, receive, send)
 
     async def _answer_socket(self, socket: WebSocket) -> None:
+        if not _is_welcome(socket):
+            await socket.send_denial_response(answer(_foreign(socket.headers["origin"])))
+            return
         path = socket.scope["path"].removeprefix(socket.scope.get("root_path") or "")
         for prefix, endpoint in self._sockets.items():
             if path.startswith(prefix):
@@ -71,6 +74,24 @@ class Dispatch:
                 scope["path_params"] = {name: path[len(prefix) :]}
                 return endpoint
         return None
+
+
+def _is_welcome(socket: WebSocket) -> bool:
+    """Return whether a WebSocket is asked for by a program, by a page of this service, or by one that is allowed.
+
+    What keeps answers from pages of other origins does not keep messages from them, and cookies come along.
+    """
+    origin = socket.headers.get("origin")
+    if origin is None or origin in socket.app.state.origins:
+        return True
+    return origin.partition("://")[2].lower() == socket.headers.get("host", "").lower()
+
+
+def _foreign(origin: str) -> NotPermitted:
+    return NotPermitted(
+        f"pages of {origin[:200]} may not open a WebSocket here. Start the service with --allow-origin {origin[:200]}",
+        origin=origin[:200],
+    )
 
 
 _Whole = dict[tuple[str, str], Endpoint]

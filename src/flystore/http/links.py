@@ -15,6 +15,9 @@ FAST_BYTES_PER_S = 300e6
 HERE_BYTES_PER_S = 10e6
 """The same for clients on this host: what is slow there is not the link but the client, and decoding slows it more."""
 
+LINKS = "flystore.links"
+"""Key in a request's scope of the `Links`; None where nothing is to be encoded."""
+
 _LONG_PART = 64 << 10
 _AT_ONCE_BYTES = 8 << 20
 _ENOUGH_BYTES = 8 << 20

@@ -23,7 +23,7 @@ from .caching import validate
 from .compression import Compressed, add_to_vary, compressed
 from .failures import on_exception
 from .file_runs import FILE_RUNS
-from .links import Links
+from .links import LINKS, Links
 from .measuring import REQUEST_ID, Measuring, told_request_id
 from .releases import require_recent
 
@@ -53,6 +53,7 @@ class Answering:
             await self.app(scope, receive, send)
             return
         service = scope["app"].state.service
+        scope[LINKS] = self._links if self._least_bytes else None
         answer = Outgoing(scope, self._links.timed(scope, send), self._least_bytes, self._links)
         in_time = _InTime(receive, service.limits)
         token = REQUEST_ID.set(answer.request_id)

@@ -14,8 +14,10 @@ from flystore.service import Service
 from flystore.service.export import ARROW, JSON_SEQ, OCTETS, REGISTRY
 
 from .caching import SIGHT
+from .compression import takes_frames
 from .file_runs import bytes_to_read_last, takes_file_runs
 from .formats import asked_formats, attachment, choose, choose_or_missing, exported
+from .links import LINKS
 from .negotiation import BytesResponse, read_json
 from .parameters import integers, needed_integer
 from .resources import path_of
@@ -72,10 +74,21 @@ async def _octets(
         except NotAtOnce:
             pass
     read_last = bytes_to_read_last() if takes_file_runs(request.scope) else None
+    encoded = _takes_frames(request)
     return await octets(
         request,
-        lambda: service.arrays.body(path, wanted, block=block, expected_shape=expected, read_last=read_last),
+        lambda: service.arrays.body(
+            path, wanted, block=block, expected_shape=expected, read_last=read_last, encoded=encoded
+        ),
     )
+
+
+def _takes_frames(request: Request) -> bool:
+    asked = request.headers.get("accept-encoding", "")
+    if request.method != "GET" or "blosc2" not in asked:
+        return False
+    links = request.scope.get(LINKS)
+    return takes_frames(asked, near=links is None or links.is_fast(request.scope))
 
 
 async def asked_names(request: Request, *parameters: str) -> list[str] | None:

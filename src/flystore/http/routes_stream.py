@@ -87,11 +87,8 @@ async def _introduced(socket: WebSocket, service: Service, start: int | None) ->
         said = await asyncio.wait_for(socket.receive(), patience)
         if said["type"] == "websocket.disconnect":
             return None
-        first = msgspec.json.decode(said.get("text") or said.get("bytes") or b"", type=dict[str, Any])
-        key = first.get("api_key")
-        if first.get("type") != "auth" or not isinstance(key, str):
-            raise InvalidRequest("no key")
-    except (TimeoutError, msgspec.DecodeError, InvalidRequest):
+        key = _decode_introduction(said.get("text") or said.get("bytes") or b"").api_key
+    except (TimeoutError, msgspec.DecodeError, RecursionError):  # the last of brackets within brackets
         await socket.close(BAD_MESSAGE, 'the first message must be {"type": "auth", "api_key": …}')
         return None
     if not socket.app.state.access.knows(key):
@@ -102,6 +99,13 @@ async def _introduced(socket: WebSocket, service: Service, start: int | None) ->
     except FlystoreError as error:
         await socket.close(BAD_MESSAGE, error.message[:120])
         return None
+
+
+class _Introduction(msgspec.Struct, tag_field="type", tag="auth"):
+    api_key: str
+
+
+_decode_introduction = msgspec.json.Decoder(_Introduction).decode
 
 
 class _Sending:

@@ -30,17 +30,22 @@ async def in_turn(request: Request, opened: Callable[[], ArrayBody | TableBody],
     opened : callable
         Called in a worker thread, where also the pieces are read.
     """
-    nbytes, first, rest = await run_in_threadpool(_begun, opened)
+    nbytes, first, rest, coding = await run_in_threadpool(_begun, opened)
+    headers = attachment(request)
+    if coding is not None:
+        headers |= {"content-encoding": coding, "vary": "Accept-Encoding"}
     if rest is None:
-        return BytesResponse(first, media_type, attachment(request))
-    return PiecesResponse(nbytes, first, rest, media_type, attachment(request))
+        return BytesResponse(first, media_type, headers)
+    return PiecesResponse(nbytes, first, rest, media_type, headers)
 
 
 Pieces = Iterator[memoryview | FileRuns] | Iterator[memoryview]
 
 
-def _begun(opened: Callable[[], ArrayBody | TableBody]) -> tuple[int, memoryview, Pieces | None]:
-    nbytes, pieces = opened()
+def _begun(opened: Callable[[], ArrayBody | TableBody]) -> tuple[int, memoryview, Pieces | None, str | None]:
+    body = opened()
+    nbytes, pieces = body.nbytes, body.pieces
+    coding = body.coding if isinstance(body, ArrayBody) else None
     try:
         first = next(pieces, memoryview(b""))
         if isinstance(first, FileRuns):
@@ -50,8 +55,8 @@ def _begun(opened: Callable[[], ArrayBody | TableBody]) -> tuple[int, memoryview
         raise
     if len(first) == nbytes:
         _close(pieces)
-        return nbytes, first, None
-    return nbytes, first, pieces
+        return nbytes, first, None, coding
+    return nbytes, first, pieces, coding
 
 
 def _next(pieces: Pieces) -> memoryview | FileRuns:

@@ -42,6 +42,16 @@ _SLOW_CODES = {BLOSC: (6, frozenset({4, 5})), BITSHUFFLE: (4, frozenset({3}))}
 """Filter -> which of its values is its compressor, and those that are zlib or Zstandard."""
 
 
+BLOSC_HEAD = np.dtype(
+    [("version", "u1"), ("codec_version", "u1"), ("flags", "u1"), ("itemsize", "u1")]
+    + [("nbytes", "<u4"), ("block", "<u4"), ("cbytes", "<u4")]
+)
+"""What a Blosc frame begins with."""
+
+_BLOSC_VERSION = 2
+_NOT_EVERYWHERE = 2
+"""Blosc's number of Snappy, which readers of Blosc 2 do not know."""
+
 class BadChunk(Exception):
     """A chunk's bytes make no sense to its filters."""
 
@@ -81,6 +91,23 @@ def without_helpers() -> Iterator[None]:
         yield
     finally:
         loaded.use_threads = before
+
+
+def are_blosc_frames(heads: bytes, sizes: np.ndarray, nbytes: int) -> bool:
+    """Return whether chunks are frames that any reader of Blosc decodes to so many bytes each, by their headers.
+
+    Parameters
+    ----------
+    heads : bytes
+        The first bytes of each chunk, as many as `BLOSC_HEAD` has.
+    sizes : (n,) int64
+        Bytes of each chunk as it is stored.
+    nbytes : int
+        Of a chunk, decoded.
+    """
+    found = np.frombuffer(heads, BLOSC_HEAD)
+    known = (found["version"] == _BLOSC_VERSION) & (found["flags"] >> 5 != _NOT_EVERYWHERE)
+    return bool((known & (found["nbytes"] == nbytes) & (found["cbytes"] == sizes)).all())
 
 
 def decode(data: bytes, filters: Sequence[Filter], mask: int, itemsize: int, nbytes: int) -> bytes:

@@ -23,11 +23,14 @@ from flystore.storage import FileRuns, NearFile, OpenedFile, Roots, WouldWait, h
 
 from ._chunks import THREADS, Piece, pieces, run_all
 from ._filters import (
+    BLOSC,
+    BLOSC_HEAD,
     BY_HDF5,
     FLETCHER32,
     NAMES,
     BadChunk,
     Filter,
+    are_blosc_frames,
     decode,
     decode_into,
     is_planned,
@@ -490,6 +493,41 @@ class Hdf5Rows:
             return None
         return FileRuns(owner, tuple(runs))
 
+    def blosc_runs(self, rows: range) -> FileRuns | None:
+        """Return where the chunks of neighbouring rows lie in the file, if they are Blosc frames of just these rows.
+
+        Each frame was looked at: its header tells the length of a chunk, and the length that it has in the file.
+
+        Parameters
+        ----------
+        rows : range
+            In range, not empty, step 1.
+
+        Returns
+        -------
+        FileRuns or None
+            None where rows are to be decoded here, or `file_runs` would be None for the state of the file.
+        """
+        layout, owner = self._layout, self._owner
+        length = layout.box[0]
+        chunked = layout.chunks is not None and layout.raw and layout.box[1:] == layout.shape[1:]
+        of_blosc = [each.number for each in layout.filters] == [BLOSC]
+        if not chunked or not of_blosc or rows.start % length or rows.stop % length:
+            return None
+        if type(owner) is not OpenedFile or is_settling(owner):
+            return None
+        assert layout.chunks is not None
+        at = layout.chunks.find(np.arange(rows.start // length, rows.stop // length))
+        if (at < 0).any() or layout.chunks.masks[at].any():
+            return None
+        starts, sizes = layout.chunks.offsets[at].astype(np.int64), layout.chunks.sizes[at].astype(np.int64)
+        if int((starts + sizes).max()) > owner.current_size() or int(sizes.min()) < BLOSC_HEAD.itemsize:
+            return None
+        heads = b"".join(owner.read(start, BLOSC_HEAD.itemsize) for start in starts.tolist())
+        if not are_blosc_frames(heads, sizes, layout.dtype.itemsize * math.prod(layout.box)):
+            return None
+        return FileRuns(owner, tuple(_stretches(starts, starts + sizes)))
+
     def stored(self) -> StoredForm | None:
         layout = self._layout
         if layout.chunks is None or not layout.raw or layout.scalar:
@@ -676,6 +714,11 @@ def _runs_of_chunks(chunks: ChunkMap, rows: range, length: int, row_bytes: int) 
     ends = starts + length * row_bytes
     ends[-1] = starts[-1] + (rows.stop - last * length) * row_bytes
     starts[0] += (rows.start - first * length) * row_bytes
+    return _stretches(starts, ends)
+
+
+def _stretches(starts: np.ndarray, ends: np.ndarray) -> list[tuple[int, int]]:
+    """Return where each stretch of pieces that follow each other begins, and its length."""
     apart = np.flatnonzero(starts[1:] != ends[:-1]) + 1
     begins, stops = starts[np.r_[0, apart]], ends[np.r_[apart - 1, len(ends) - 1]]
     return [(int(begin), int(stop - begin)) for begin, stop in zip(begins, stops, strict=True)]

@@ -134,13 +134,15 @@ class EventReader:
             out[mine] = self._events(number).read(rows[mine], normal, limit_bytes)
         return out
 
-    def file_runs(self, resource: int, events: range) -> FileRuns | None:
+    def file_runs(self, resource: int, events: range, *, encoded: bool = False) -> FileRuns | None:
         """Return where whole neighbouring events lie in a resource's file; None if they must be read.
 
         Parameters
         ----------
         events : range
             Of the resource, not empty, step 1.
+        encoded : bool
+            As Blosc frames, each of which decodes to the values of some of them; false: as they are.
 
         Raises
         ------
@@ -153,7 +155,8 @@ class EventReader:
         if not isinstance(source, Hdf5Rows) or not inside or source.dtype != self._dtype:
             return None
         each = found.rows_per_event
-        return source.file_runs(range(events.start * each, events.stop * each))
+        rows = range(events.start * each, events.stop * each)
+        return source.blosc_runs(rows) if encoded else source.file_runs(rows)
 
     def stored(self, resource: int, rows_per_event: int, row_shape: Sequence[int]) -> Chunked | None:
         """Return how a resource's chunks are stored, as chunks of an array of its rows; None if they are not.

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -23,8 +24,11 @@ from .observed import found_array, found_in
 ReadPart = Callable[[Selection], np.ndarray]
 """Reads the part of an array that a normalised selection picks."""
 
-RunsOf = Callable[[Selection], FileRuns | None]
-"""Tells where such a part lies in a file, as it is; None if it must be read."""
+
+class RunsOf(Protocol):
+    """Tells where such a part lies in a file, as it is or `encoded` as Blosc frames; None if it must be read."""
+
+    def __call__(self, picked: Selection, *, encoded: bool = False) -> FileRuns | None: ...
 
 
 class Known:
@@ -174,7 +178,13 @@ class FileArray:
         return found
 
     def file_runs(
-        self, picked: Selection, structure: ArrayStructure, reader: EventReader, watched: WatchedRoots
+        self,
+        picked: Selection,
+        structure: ArrayStructure,
+        reader: EventReader,
+        watched: WatchedRoots,
+        *,
+        encoded: bool = False,
     ) -> FileRuns | None:
         """Return where neighbouring whole rows lie in one file; None if they must be read.
 
@@ -182,6 +192,8 @@ class FileArray:
         ----------
         picked, structure, reader, watched
             As `read` takes them.
+        encoded : bool
+            As `EventReader.file_runs` takes it.
         """
         first, rest = picked[0], picked[1:]
         if not isinstance(first, slice) or structure.numpy_dtype != self.files.numpy_dtype:
@@ -197,7 +209,7 @@ class FileArray:
         except WouldWait:
             return None
         self._known.require({number: None})
-        runs = reader.file_runs(number, range(start + shift, stop + shift))
+        runs = reader.file_runs(number, range(start + shift, stop + shift), encoded=encoded)
         self._known.require({number: reader.fingerprint(number)}, watched)
         return runs
 
@@ -235,8 +247,16 @@ def announced_files(
 
         def read(picked: Selection) -> np.ndarray:
             found = array.read(picked, structure, reader, watched, limit_bytes)
-            for uri, path in watched.paths.items():
-                near.note(uri, path)
+            note()
             return found
 
-        yield read, lambda picked: array.file_runs(picked, structure, reader, watched)
+        def runs_of(picked: Selection, *, encoded: bool = False) -> FileRuns | None:
+            found = array.file_runs(picked, structure, reader, watched, encoded=encoded)
+            note()
+            return found
+
+        def note() -> None:
+            for uri, path in watched.paths.items():
+                near.note(uri, path)
+
+        yield read, runs_of

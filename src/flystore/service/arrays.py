@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,11 +43,12 @@ SENT_BYTES = 4 << 20
 _FROM_FILES_BYTES = 32 << 20
 """Of a file, sent as they lie there, before it is held against what it was."""
 
-_FROM_FILES_BYTES = 32 << 20
-"""Of a file, sent as they lie there, before it is held against what it was."""
-
 _SENT_AT_ONCE = 3
 """Pieces of one answer in memory: one on its way, one waiting, one being read."""
+
+
+BLOSC_FRAMES = "blosc2"
+"""Coding, as HTTP names it, of a body that is Blosc frames one after the other; frames of Blosc 1 are frames of 2."""
 
 
 class ArrayBody(NamedTuple):
@@ -59,10 +60,13 @@ class ArrayBody(NamedTuple):
         Of all pieces together.
     pieces : iterator of memoryview or FileRuns
         Read as they are taken. Files are open until it ends or is closed. Only who asks for them is given `FileRuns`.
+    coding : str or None
+        `BLOSC_FRAMES` if what is sent are frames that decode to the bytes; only for who asks for it.
     """
 
     nbytes: int
     pieces: Iterator[memoryview | FileRuns]
+    coding: str | None = None
 
 
 class Arrays:
@@ -143,6 +147,7 @@ class Arrays:
         block: tuple[int, ...] | None = None,
         expected_shape: tuple[int, ...] | None = None,
         read_last: int | None = None,
+        encoded: bool = False,
     ) -> ArrayBody:
         """Return the same bytes as `read`, or `read_block`, in pieces that are read as they are taken.
 
@@ -155,6 +160,8 @@ class Arrays:
             Bytes. What lies in a file as it is sent may be given as `FileRuns`, but for a first piece and at least so
             many bytes at the end. These are told to be sent when the next piece is taken, and held against the file
             then and with each piece that is read after them. Without it, all is read.
+        encoded : bool
+            Give a long body as the Blosc frames that the chunks in the file are, where they are all of it.
 
         Raises
         ------
@@ -171,7 +178,12 @@ class Arrays:
         reserve(at_once * largest, f"this part of /{'/'.join(path)}")
         node = planned.entry.node
         of_documents = planned.entry.file is None and node is not None and node.external is not None
-        if read_last is not None and of_documents and planned.entry.column is None:
+        of_files = of_documents and planned.entry.column is None
+        if encoded and of_files and largest < size:
+            body = self._encoded(planned, read_last)
+            if body is not None:
+                return body
+        if read_last is not None and of_files:
             parts = list(planned.pieces(SENT_BYTES))
             last = _first_of_last(parts, read_last)
             if last > 1:
@@ -193,6 +205,17 @@ class Arrays:
                 if runs is not None:
                     runs.require_unchanged()
                 yield found
+
+    def _encoded(self, planned: Part, read_last: int | None) -> ArrayBody | None:
+        """Return a body of chunks as they are stored; None if that cannot be."""
+        limit = self._limits.response_bytes
+        with ExitStack() as files:
+            opened = announced_files(planned.entry, planned.structure, self._roots, limit, self._near)
+            _, runs_of = files.enter_context(opened)
+            runs = runs_of(planned.picked, encoded=True)
+            if runs is None:
+                return None
+            return ArrayBody(runs.nbytes, _sent_encoded(runs, read_last, files.pop_all()), BLOSC_FRAMES)
 
     def _sent(self, planned: Part) -> Iterator[memoryview]:
         for found in self._read_in_pieces(planned, SENT_BYTES):
@@ -415,6 +438,31 @@ class Arrays:
             if self._browse.entry(entry.path).node != entry.node:
                 raise NotReady(f"/{'/'.join(entry.path)} was replaced while it was read; read again") from None
             raise
+
+
+def _sent_encoded(runs: FileRuns, read_last: int | None, files: ExitStack) -> Iterator[memoryview | FileRuns]:
+    """Yield bytes of a file as `Arrays._sent_from_files` does, and close it."""
+    with files:
+        first = min(SENT_BYTES, runs.nbytes)
+        last = first if read_last is None else max(first, runs.nbytes - read_last)
+        yield _as_stored(runs, 0, first)
+        for at in range(first, last, _FROM_FILES_BYTES):
+            yield runs.part(at, min(at + _FROM_FILES_BYTES, last))
+            runs.require_unchanged()
+        for at in range(last, runs.nbytes, SENT_BYTES):
+            yield _as_stored(runs, at, at + SENT_BYTES)
+
+
+def _as_stored(runs: FileRuns, start: int, stop: int) -> memoryview:
+    wanted = runs.part(start, stop)
+    found = memoryview(np.empty(wanted.nbytes, np.uint8))  # type: ignore[arg-type]
+    done = 0
+    with released():
+        for offset, length in wanted.runs:
+            runs.file.read_into(offset, found[done : done + length])
+            done += length
+    runs.require_unchanged()
+    return found
 
 
 def _first_of_last(parts: list[Part], nbytes: int) -> int:

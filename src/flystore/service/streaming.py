@@ -5,6 +5,8 @@ after every restart, and rises, with gaps. What a message tells is read when it 
 that are there by then.
 """
 
+from __future__ import annotations
+
 import datetime
 import math
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._address import ServiceAddress, api_key_from_environment, parse_address
 from ._answer import MSGPACK_MIMETYPE, Answer, Body, api_path, raise_for_error
 from ._http import HttpTransport
-from ._transport import Headers, Params, StreamedAnswer, Transport
+from ._transport import Headers, Params, StreamedAnswer, Transport, Unpacking
 
 if TYPE_CHECKING:
     from ._in_process import InProcessTransport
@@ -27,6 +27,7 @@ __all__ = [
     "ServiceAddress",
     "StreamedAnswer",
     "Transport",
+    "Unpacking",
     "api_key_from_environment",
     "api_path",
     "parse_address",

@@ -26,7 +26,7 @@ from flystore.model.errors import Conflict, DeadlineExceeded, FlystoreError, Inv
 
 from ._address import ServiceAddress, api_key_from_environment, parse_address
 from ._answer import Answer, Body, encode_params, raise_for_error
-from ._transport import Headers, Params, StreamedAnswer
+from ._transport import Headers, Params, StreamedAnswer, Unpacking
 
 CONNECT_SECONDS = 10.0
 TIMEOUT_SECONDS = 120.0
@@ -127,16 +127,22 @@ class HttpTransport:
         headers: Headers | None = None,
         body: bytes | bytearray | memoryview | None = None,
         timeout: float | None = None,
+        unpacking: Callable[[memoryview], Unpacking] | None = None,
     ) -> Answer:
         def attempt() -> Answer:
             # No compression: the bytes go straight where they belong.
-            plain = {**(headers or {}), "Accept-Encoding": "identity"}
+            codings = "identity" if unpacking is None else "identity, blosc2;q=0.5"
+            plain = {**(headers or {}), "Accept-Encoding": codings}
             response = self._send(method, path, params, plain, body, timeout)
             with _released(response):
+                what = self._in_words(method, path)
+                if unpacking is not None and "content-encoding" in response.headers:
+                    _unpack(response, unpacking, into, path, what)
+                    return Answer(response.status, _lower(response.headers), b"")
                 announced = response.headers.get("content-length", "")
                 if announced.isdigit() and int(announced) != len(into):
                     raise size_changed(path, len(into), int(announced))
-                _fill(response, into, path, self._in_words(method, path))
+                _fill(response, into, path, what)
                 return Answer(response.status, _lower(response.headers), b"")
 
         return self._repeated(method, path, attempt)
@@ -352,6 +358,26 @@ def _fill(response: BaseHTTPResponse, into: memoryview, path: str, what: str) ->
     surplus = response.read(PIECE_BYTES)
     if surplus:
         raise size_changed(path, len(into), len(into) + len(surplus))
+
+
+def _unpack(
+    response: BaseHTTPResponse, unpacking: Callable[[memoryview], Unpacking], into: memoryview, path: str, what: str
+) -> None:
+    with unpacking(into) as unpacked:
+        coding = response.headers["content-encoding"]
+        if coding != unpacked.coding:
+            raise Unavailable(f"{what}: the answer is encoded as {coding!r}, which was not asked for", coding=coding)
+        try:
+            while piece := response.read(PIECE_BYTES, decode_content=False):
+                unpacked.add(piece)
+        except ProtocolError as error:
+            filled = unpacked.filled()
+            if filled > PIECE_BYTES:
+                raise broken_off(what, filled, len(into), _reason(error)) from error
+            raise
+        filled = unpacked.filled()
+        if filled != len(into):
+            raise size_changed(path, len(into), filled)
 
 
 def broken_off(what: str, filled: int, expected: int, reason: str) -> Unavailable:

@@ -16,7 +16,7 @@ from flystore.model.errors import DeadlineExceeded, FlystoreError, InvalidReques
 
 from ._answer import Answer, encode_params, raise_for_error
 from ._http import NOT_READY_SECONDS, TIMEOUT_SECONDS, broken_off, size_changed
-from ._transport import Headers, Params, StreamedAnswer
+from ._transport import Headers, Params, StreamedAnswer, Unpacking
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -124,6 +124,7 @@ class InProcessTransport:
         headers: Headers | None = None,
         body: bytes | bytearray | memoryview | None = None,
         timeout: float | None = None,
+        unpacking: Callable[[memoryview], Unpacking] | None = None,
     ) -> Answer:
         exchange = self._exchange(method, path, params, headers, body)
         reported: list[bytes] = []

@@ -36,6 +36,30 @@ class StreamedAnswer(NamedTuple):
     abort: Callable[[], None] = _nothing
 
 
+class Unpacking(Protocol):
+    """Decodes a body that came encoded, as it arrives, to where its bytes belong; left, nothing of it goes on.
+
+    Attributes
+    ----------
+    coding : str
+        The name in Content-Encoding of what it decodes.
+    """
+
+    coding: str
+
+    def __enter__(self) -> "Unpacking": ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def add(self, piece: bytes) -> None:
+        """Take the next bytes of the body. What it raises ends the request, and is not repeated."""
+        ...
+
+    def filled(self) -> int:
+        """Return how many bytes are where they belong, when all that came before is."""
+        ...
+
+
 class Transport(Protocol):
     """Sends requests to one service, from any number of threads at once.
 
@@ -90,6 +114,7 @@ class Transport(Protocol):
         headers: Headers | None = None,
         body: bytes | bytearray | memoryview | None = None,
         timeout: float | None = None,
+        unpacking: Callable[[memoryview], Unpacking] | None = None,
     ) -> Answer:
         """Send a request and read the answer's body straight into `into`.
 
@@ -98,6 +123,9 @@ class Transport(Protocol):
         into : memoryview
             Writable, contiguous, of bytes; its length is the length expected. After an error its content
             is undefined, but for what the error says of it.
+        unpacking : callable, optional
+            Called with `into` if the body is encoded after all, which services may then do where it costs them
+            nothing. With none, and in process, it never is.
 
         Returns
         -------

@@ -35,6 +35,7 @@ def test_kinds_are_unique_and_never_change():
         "MadeFromDocuments": "made-from-documents",
         "NotPermitted": "not-permitted",
         "Unauthenticated": "unauthenticated",
+        "WrongToken": "wrong-token",
         "OutsideRoots": "outside-roots",
         "Unreadable": "unreadable",
         "Truncated": "truncated",
