@@ -289,6 +289,49 @@ def test_json_tells_data_as_lists(server, stocks):
     assert message["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.array([1 + 2j, 3]), [[1.0, 2.0], [3.0, 0.0]]),
+        (np.array([1.5], "g"), [1.5]),
+        (np.array([np.nan, 1.0]), [None, 1.0]),
+        (np.array(["2020-01-01T00:00:00.000000001", "NaT"], "M8[ns]"), ["2020-01-01T00:00:00.000000001", None]),
+        (np.array([b"ab"]), ["ab"]),
+        (np.array(7), 7),
+        (np.zeros((0, 3)), []),
+        (np.zeros(1, "V3"), ["AAAA"]),
+    ],
+)
+def test_json_tells_whatever_an_array_holds_as_an_export_does(server, stocks, values, told):
+    stocks[0].create_container("kinds").write_array(values, key="a")
+    with connect(address(server, "kinds/a", "start=0"), additional_headers=header(server)) as socket:
+        assert json.loads(socket.recv(GENEROUS))["type"] == "array-schema"
+        assert json.loads(socket.recv(GENEROUS))["payload"] == told
+
+
+def test_json_tells_whatever_a_table_holds_as_an_export_does(server, stocks):
+    columns = {
+        "raw": pa.array([b"ab", None]),
+        "when": pa.array([1, None], pa.timestamp("ns", tz="UTC")),
+        "much": pa.array([2**64 - 1, 0], pa.uint64()),
+        "text": pa.array(["x", "x"]).dictionary_encode(),
+    }
+    node = (
+        stocks[0]
+        .create_container("kinds")
+        .create_appendable_table(pa.schema([pa.field(name, values.type) for name, values in columns.items()]), key="t")
+    )
+    node.append_partition(0, pa.table(columns))
+    with connect(address(server, "kinds/t", "start=0"), additional_headers=header(server)) as socket:
+        assert json.loads(socket.recv(GENEROUS))["type"] == "table-schema"
+        assert json.loads(socket.recv(GENEROUS))["payload"] == {
+            "raw": ["ab", None],
+            "when": ["1970-01-01T00:00:00.000000001Z", None],
+            "much": [2**64 - 1, 0],
+            "text": ["x", "x"],
+        }
+
+
 def test_what_is_too_long_for_the_client_comes_as_a_reference(stocks):
     wanted = np.arange(200_000)
     array = stocks[0].create_container("long").write_array(wanted, key="a")

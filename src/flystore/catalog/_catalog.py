@@ -156,6 +156,7 @@ class Catalog:
                 committed = transaction.finish()
         finally:
             self._mine.writing = False
+        transaction.stored()
         if committed is not None:
             self._tell(committed)
 

@@ -48,6 +48,11 @@ class Transaction(WriteNodes, WriteData, Snapshot):
         self._leaf_changes = LeafChanges()
         self._run_nodes: dict[str, int] = {}
         self._finished = False
+        self._stored: Callable[[], None] | None = None
+
+    def once_stored(self, call: Callable[[], None]) -> None:
+        """Have `call` made right after the commit, before anybody is told of it; the last one given counts."""
+        self._stored = call
 
     def run(self, uid: str) -> Run | None:
         """Return what is kept of a run, and keep other writers from it until this transaction ends."""
@@ -94,6 +99,11 @@ class Transaction(WriteNodes, WriteData, Snapshot):
             self._more_children, self._run_nodes, self._leaf_changes = kept[2:]
             raise
         self._session.sql("RELEASE SAVEPOINT flystore")
+
+    def stored(self) -> None:
+        """Called by `Catalog.write` right after the commit."""
+        if self._stored is not None:
+            self._stored()
 
     def finish(self) -> Committed | None:
         """Give records and changes their positions; return which, None if there are none.

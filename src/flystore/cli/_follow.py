@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import logging
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -12,10 +14,12 @@ from ._check import opened, run_named
 
 _MOST_COLUMNS = 8
 _WIDTH = 12
+_LOOK_S = 0.1
 
 
 def run_follow(run: str | None, at: str, api_key: str | None, as_json: bool) -> None:
     """Print a run's events until it ends, or without a run what begins and ends, until Ctrl-C."""
+    logging.getLogger("flystore.client").setLevel(logging.CRITICAL)  # what ends it is raised here
     with contextlib.suppress(KeyboardInterrupt), opened(at, api_key) as client:
         if run is None:
             _all_runs(client, as_json)
@@ -25,35 +29,54 @@ def run_follow(run: str | None, at: str, api_key: str | None, as_json: bool) -> 
 
 def _all_runs(client: Any, as_json: bool) -> None:
     ended: set[str] = set()
-    with client.follow() as changes:
+    ready = threading.Event()
+
+    def tell(change: Any) -> None:
+        ready.wait()
+        if as_json:
+            print(json.dumps({"path": change.path, "what": change.what, "token": change.token}), flush=True)
+            return
+        # A run's top node changes when the run begins and when it ends.
+        if change.run is None or len(change.path) != 1 or change.what == "deleted" or change.run in ended:
+            return
+        with contextlib.suppress(FlystoreError):  # deleted since
+            found = client[change.path]
+            if change.what == "created":
+                print(f"{_time(found.start.get('time'))}  {_named(found)} begins", flush=True)
+            if found.stop is not None:
+                ended.add(change.run)
+                print(f"{_time(found.stop.get('time'))}  {found.verdict.line}", flush=True)
+
+    with client.follow(tell) as calling:
         print("Waiting for runs; Ctrl-C ends it.", flush=True)
-        for change in changes:
-            if as_json:
-                print(json.dumps({"path": change.path, "what": change.what, "token": change.token}), flush=True)
-                continue
-            # A run's top node changes when the run begins and when it ends.
-            if change.run is None or len(change.path) != 1 or change.what == "deleted" or change.run in ended:
-                continue
-            with contextlib.suppress(FlystoreError):  # deleted since
-                found = client[change.path]
-                if change.what == "created":
-                    print(f"{_time(found.start.get('time'))}  {_named(found)} begins", flush=True)
-                if found.stop is not None:
-                    ended.add(change.run)
-                    print(f"{_time(found.stop.get('time'))}  {found.verdict.line}", flush=True)
+        ready.set()
+        _wait(calling)
 
 
 def _one_run(run: Any, as_json: bool) -> None:
     columns: dict[str, list[str]] = {}
-    with run.documents(follow=True) as documents:
-        for name, doc in documents:
-            if as_json:
-                print(json.dumps({"name": name, "doc": doc}, default=_plain), flush=True)
-                continue
-            for line in _lines(run, name, doc, columns):
-                print(line, flush=True)
+
+    def tell(name: str, doc: dict[str, Any]) -> None:
+        if as_json:
+            print(json.dumps({"name": name, "doc": doc}, default=_plain), flush=True)
+            return
+        for line in _lines(run, name, doc, columns):
+            print(line, flush=True)
+
+    with run.documents(follow=True).call(tell) as calling:
+        _wait(calling)
     if not as_json:
         print(run.verdict.line, flush=True)
+
+
+def _wait(calling: Any) -> None:
+    """Wait for the end, and hear Ctrl-C soon.
+
+    A thread that reads from a socket hears a signal only with the next byte, if it came just before; and an exception
+    anywhere in the transport could leave a lock taken. So another thread reads, and this one looks up now and then.
+    """
+    while not calling.wait(_LOOK_S):
+        pass
 
 
 def _lines(run: Any, name: str, doc: dict[str, Any], columns: dict[str, list[str]]) -> Iterator[str]:

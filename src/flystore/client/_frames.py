@@ -1,4 +1,4 @@
-"""Chunks that come as they are stored, as Blosc frames one after the other: decoded in threads, straight to their place.
+"""Chunks that come as they are stored, as Blosc frames one after the other: decoded in threads, each to its place.
 
 A compressed file then costs the service no more than sending it, and the link half or a tenth of the bytes.
 """
@@ -16,8 +16,12 @@ from flystore.model.late import late
 blosc = late("numcodecs.blosc")
 
 _THREADS = max(1, min(4, os.cpu_count() or 1))
-_WAITING = 8
-"""Pieces of a body that wait for a thread to decode them; then no more are taken."""
+_BUFFER_BYTES = 1 << 20
+"""Small enough to be in the cache still when it is decoded; used again, for new memory costs more than copying."""
+
+_MOST_BUFFERS, _FEWEST_BUFFERS = 8, 3
+_BUFFERS_BYTES = 24 << 20
+"""Of all buffers together, where frames are long."""
 
 _HEAD_BYTES = 16
 _MOST_MORE = 16
@@ -48,8 +52,10 @@ class BloscFrames:
     def __init__(self, into: memoryview) -> None:
         self._into = into
         self._at = 0
-        self._begun = bytearray()
-        self._waiting: deque[Future[None]] = deque()
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._have = 0
+        self._free: list[memoryview] = []
+        self._waiting: deque[tuple[Future[None], memoryview]] = deque()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="flystore-decode")
 
     def __enter__(self) -> "BloscFrames":
@@ -61,24 +67,34 @@ class BloscFrames:
         # Whatever happens, no thread writes into the buffer afterwards.
         self._threads.shutdown(cancel_futures=True)
 
-    def add(self, piece: bytes) -> None:
-        """Take the next bytes.
+    def room(self) -> memoryview:
+        """Return where the next bytes of the body are to be put, or some of them."""
+        return self._buffer[self._have :]
+
+    def add(self, count: int) -> None:
+        """Take so many bytes that were put there.
 
         Raises
         ------
         BadFrames
         """
-        at = self._end_begun(piece) if self._begun else 0
+        buffer, end, at, needed = self._buffer, self._have + count, 0, 0
         whole: list[tuple[memoryview, memoryview]] = []
-        view = memoryview(piece)
-        while len(view) - at >= _HEAD_BYTES:
-            length, nbytes = self._lengths(view[at : at + _HEAD_BYTES])
-            if len(view) - at < length:
+        while end - at >= _HEAD_BYTES:
+            needed, nbytes = self._lengths(buffer[at : at + _HEAD_BYTES])
+            if end - at < needed:
                 break
-            whole.append(self._place(view[at : at + length], nbytes))
-            at += length
-        self._begun += view[at:]
-        self._decode(whole)
+            whole.append((buffer[at : at + needed], self._into[self._at : self._at + nbytes]))
+            self._at += nbytes
+            at, needed = at + needed, 0
+        self._have = end
+        if not whole and needed <= len(buffer):
+            return
+        # What is of the next frame goes to the next buffer, so that each frame is in one piece.
+        self._buffer, self._have = self._another(needed), end - at
+        self._buffer[: self._have] = buffer[at:end]
+        if whole:
+            self._waiting.append((self._threads.submit(_decode, whole), buffer))
 
     def filled(self) -> int:
         """Wait until all frames that came whole are decoded; return how many bytes of the buffer they fill.
@@ -88,24 +104,19 @@ class BloscFrames:
         BadFrames
         """
         while self._waiting:
-            self._waiting.popleft().result()
+            self._waiting.popleft()[0].result()
         return self._at
 
-    def _end_begun(self, piece: bytes) -> int:
-        """Complete the frame of which a part came before; return how many bytes of the piece are of it."""
-        begun, at = self._begun, 0
-        if len(begun) < _HEAD_BYTES:
-            at = min(_HEAD_BYTES - len(begun), len(piece))
-            begun += memoryview(piece)[:at]
-            if len(begun) < _HEAD_BYTES:
-                return at
-        length, nbytes = self._lengths(memoryview(begun)[:_HEAD_BYTES])
-        more = min(length - len(begun), len(piece) - at)
-        begun += memoryview(piece)[at : at + more]
-        if len(begun) == length:
-            self._begun = bytearray()
-            self._decode([self._place(memoryview(begun), nbytes)])
-        return at + more
+    def _another(self, needed: int) -> memoryview:
+        """Return a buffer of at least so many bytes, whose frames, if it had any, are decoded."""
+        size = max(needed, _BUFFER_BYTES)
+        most = min(_MOST_BUFFERS, max(_FEWEST_BUFFERS, _BUFFERS_BYTES // size))
+        while self._waiting and (len(self._waiting) + 1 >= most or self._waiting[0][0].done()):
+            decoded, buffer = self._waiting.popleft()
+            decoded.result()
+            self._free.append(buffer)
+        self._free = [buffer for buffer in self._free if len(buffer) >= size]
+        return self._free.pop() if self._free else memoryview(bytearray(size))
 
     def _lengths(self, head: memoryview) -> tuple[int, int]:
         """Return the bytes of a frame and of what it holds."""
@@ -113,18 +124,6 @@ class BloscFrames:
         if not 0 < nbytes <= len(self._into) - self._at or not _HEAD_BYTES <= length <= nbytes + _MOST_MORE:
             raise BadFrames(f"a frame of {length} bytes announces {nbytes} where {len(self._into) - self._at} are left")
         return length, nbytes
-
-    def _place(self, frame: memoryview, nbytes: int) -> tuple[memoryview, memoryview]:
-        place = self._into[self._at : self._at + nbytes]
-        self._at += nbytes
-        return frame, place
-
-    def _decode(self, frames: list[tuple[memoryview, memoryview]]) -> None:
-        if not frames:
-            return
-        while len(self._waiting) >= _WAITING or (self._waiting and self._waiting[0].done()):
-            self._waiting.popleft().result()
-        self._waiting.append(self._threads.submit(_decode, frames))
 
 
 def _decode(frames: list[tuple[memoryview, memoryview]]) -> None:

@@ -113,6 +113,10 @@ class _Limited(HttpToolsProtocol):
     def _refuse(self, status: int, why: str, kind: str) -> None:
         """Answer a request that never came to the application, and end the connection."""
         self._stop_timers()
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # an answer here would be taken for bytes of the one that is being sent
+            self._watch_closing()
+            return
         error = {"detail": why, "error": {"kind": kind, "message": why, "facts": {}}}
         body = msgspec.json.encode(error)
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"

@@ -11,7 +11,7 @@ from flystore.catalog import Node
 from flystore.model.errors import FlystoreError, InvalidRequest
 from flystore.model.structures import DataSource, Family
 from flystore.service import Service
-from flystore.service.streaming import Message, Stream, as_lists
+from flystore.service.streaming import Message, Stream, as_json
 from flystore.service.waking import Follower
 
 from .parameters import integer
@@ -138,7 +138,7 @@ class _Sending:
         if message.payload is not None:
             body["payload"] = message.payload
             if not self._binary:
-                body["payload"] = await run_in_threadpool(as_lists, self._node, message)
+                body["payload"] = msgspec.Raw(await run_in_threadpool(as_json, self._node, message))
                 body["content-type"] = "application/json"
         await self._send(body)
         self._socket.scope[PLACE] = f"start={message.sequence + 1}"

@@ -13,7 +13,7 @@ from flystore.model.errors import InvalidRequest, Truncated, Unreadable
 from flystore.model.slices import Item, selected
 from flystore.storage import require_below
 
-from ._source import RowSource
+from ._source import RowSource, written_rows
 
 
 def mismatch(message: str, announced: object, found: object) -> Unreadable:
@@ -84,6 +84,10 @@ class Events:
         if not len(events):
             return np.zeros(0, bool)
         return np.any(self.source.truncated(self._rows(events)).reshape(-1, self.rows_per_event), axis=1)
+
+    def written(self) -> int:
+        """Return up to which event a file that is written to now surely holds what was written: see `written_rows`."""
+        return min(written_rows(self.source) // self.rows_per_event, self.count)
 
     def _rows(self, events: np.ndarray) -> np.ndarray:
         return (events[:, None] * self.rows_per_event + np.arange(self.rows_per_event)).reshape(-1)

@@ -52,6 +52,7 @@ _BLOSC_VERSION = 2
 _NOT_EVERYWHERE = 2
 """Blosc's number of Snappy, which readers of Blosc 2 do not know."""
 
+
 class BadChunk(Exception):
     """A chunk's bytes make no sense to its filters."""
 

@@ -7,8 +7,9 @@ at a time; a link to another file goes through `Roots` again.
 
 A file being written in SWMR mode carries a mark and an end-of-file address that is out of date; both are
 shown to HDF5 as they would be in a closed file, which is what its own SWMR reader does. The writer's order
-of flushing keeps such a file consistent. A file that is open for writing without SWMR promises nothing and is
-refused.
+of flushing keeps such a file consistent. A file that is open for writing without SWMR is consistent after each
+flush, and promises nothing between two. What was read of it counts only if all of it was in the file at one
+time: it is looked at a second time, and read again if it is not as it was.
 """
 
 from __future__ import annotations
@@ -66,13 +67,17 @@ class Trace:
 
     def __init__(self, most: int = 2**22) -> None:
         self.nbytes = 0
+        self.swmr = False
+        """Whether a SWMR writer has the file open, which keeps it consistent."""
         self._most = most
         self._size = 0
+        self._state = (0, 0)
         self._parts: list[tuple[int, bytes]] = []
 
     def begin(self, file: OpenedFile) -> None:
         """Forget what was read before."""
-        self.nbytes, self._parts, self._size = 0, [], file.current_size()
+        self._state = _state(file)
+        self.nbytes, self._parts, self._size, self.swmr = 0, [], self._state[0], False
 
     def add(self, offset: int, data: bytes) -> None:
         self.nbytes += len(data)
@@ -88,6 +93,21 @@ class Trace:
         if not self.is_whole or file.current_size() < self._size:
             return False
         return all(file.holds(offset, data) for offset, data in self._parts)
+
+    def require_steady(self, file: OpenedFile) -> None:
+        """Refuse what was found if its bytes may never have been in the file at one time.
+
+        Raises
+        ------
+        NotReady
+        """
+        if not (self.swmr or (self.holds(file) if self.is_whole else _state(file) == self._state)):
+            raise NotReady(f"{file.uri} was written to while it was read; try again in a moment", uri=file.uri)
+
+
+def _state(file: OpenedFile) -> tuple[int, int]:
+    found = os.fstat(file.fd)
+    return found.st_size, found.st_mtime_ns
 
 
 class _Stream(FileStream):
@@ -116,15 +136,15 @@ class _Stream(FileStream):
         version, addresses, flags = head[8], head[9], head[11]
         if version < 3 or addresses != 8 or not flags & _WRITING:
             return
-        if not flags & _SWMR:
-            raise _not_closed(self._file)
+        if self._trace is not None:
+            self._trace.swmr = bool(flags & _SWMR)
         patched = head[:11] + b"\0" + head[12:28] + struct.pack("<Q", size) + head[36:44]
         self._superblock = patched + struct.pack("<I", numcodecs.jenkins.jenkins_lookup3(patched, 0))
         self._at = at
 
     @property
     def growing(self) -> bool:
-        """Whether a SWMR writer has the file open, or died with it open."""
+        """Whether a writer has the file open, or died with it open."""
         return self._at >= 0
 
     def readinto(self, buffer: Buffer) -> int:
@@ -153,20 +173,6 @@ def _forget_plugins() -> None:
         h5py.h5pl.remove(0)
 
 
-def _not_closed(file: OpenedFile) -> Unreadable:
-    if is_settling(file):
-        return NotReady(
-            f"{file.uri} is open for writing, by a program that does not use SWMR mode; it can be read when "
-            f"it is closed. Try again in a moment.",
-            uri=file.uri,
-        )
-    return Unreadable(
-        f"{file.uri} was not closed by the program that wrote it, and was not written in SWMR mode. It can "
-        f"be read when it is closed, or in a copy repaired with `h5clear -s`.",
-        uri=file.uri,
-    )
-
-
 def is_settling(file: OpenedFile) -> bool:
     """Return whether the file changed so recently that it may be changing still."""
     return time.time_ns() - os.fstat(file.fd).st_mtime_ns < SETTLED_NS
@@ -181,8 +187,8 @@ def with_dataset(
 ) -> _T:
     """Return what `use` makes of a dataset and the file that holds it, another one if links led there.
 
-    Nothing of h5py may outlive the call. A file under a SWMR writer is read again if it changed midway. `trace` is told
-    what was read of `file`, not of others.
+    Nothing of h5py may outlive the call. A file that is written to is read again if it changed midway. `trace` is told
+    what was read of `file`, not of others; what is given is then what the file held at one time.
 
     Raises
     ------
@@ -200,7 +206,10 @@ def with_dataset(
         if trace is not None:
             trace.begin(file)
         dataset, owner = _find(stack, roots, file, path, trace)
-        return use(dataset, owner)
+        result = use(dataset, owner)
+        if trace is not None:
+            trace.require_steady(file)
+        return result
 
     return while_settling(file, path, found)
 
@@ -219,13 +228,16 @@ def while_settling(file: OpenedFile, path: str, use: Callable[[ExitStack], _T]) 
         try:
             with H5_LOCK, ExitStack() as stack:
                 return use(stack)
+        except NotReady:
+            if attempt == _TRIES - 1:
+                raise
         except FlystoreError:
             raise
         # What h5py raises depends on where HDF5 stumbled over a half-written or damaged structure.
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
             if attempt == _TRIES - 1 or not is_settling(file):
                 raise _explained(error, file, path) from error
-            time.sleep(0.001 * 2**attempt)
+        time.sleep(0.001 * 2**attempt)
     raise AssertionError("unreachable")
 
 

@@ -6,8 +6,10 @@ datasets cannot tell a row that was written from one that was not: they are `unv
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
+import os
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -58,6 +60,8 @@ _COPY_WEIGHT = 8
 """How many bytes are copied in the time in which one is decoded."""
 
 _NESTED = 4
+_BLANK_BYTES = 2**26
+_TAIL_BYTES = 2**12
 
 SHORT_BYTES = 2**20
 """Most bytes that are read, or decoded, on an event loop for one answer: some tenths of a millisecond."""
@@ -109,6 +113,8 @@ class Layout:
         None: not chunked.
     offset : int or None
         Of contiguous data; None: not contiguous, or nothing was written.
+    fill : bytes or None
+        A value as it is where nothing was written; None: not known.
     """
 
     shape: tuple[int, ...]
@@ -122,6 +128,12 @@ class Layout:
     offset: int | None = None
     unverified: bool = False
     mappings: tuple[Mapping, ...] = ()
+    fill: bytes | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether what is written may move when more is: a chunk that gets longer with each of its rows."""
+        return bool(self.filters) and self.box[0] > 1
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -154,6 +166,7 @@ def layout_of(dataset: h5py.Dataset, name: str) -> Layout:
     dtype, raw = _dtype_of(dataset, name)
     shape = tuple(int(n) for n in dataset.shape) or (1,)
     base: dict[str, Any] = {"shape": shape, "scalar": dataset.shape == (), "dtype": dtype, "raw": raw}
+    base["fill"] = np.asarray(dataset.fillvalue, dtype).tobytes() if raw and not dtype.subdtype else None
     plist = dataset.id.get_create_plist()
     kind = plist.get_layout()
     if kind == h5py.h5d.VIRTUAL:
@@ -313,12 +326,21 @@ class _KeptYoung:
         self._layouts: OrderedDict[Any, tuple[Layout, Trace]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: Any, file: OpenedFile) -> Layout | None:
+    def get(self, key: Any, file: OpenedFile) -> tuple[Layout, Trace] | tuple[None, None]:
         with self._lock:
             kept = self._layouts.get(key)
         if kept is None or (isinstance(file, NearFile) and kept[1].nbytes > _SHORT_TRACE) or not kept[1].holds(file):
+            return None, None
+        return kept
+
+    def last(self, key: Any, file: OpenedFile) -> Layout | None:
+        """Return the last layout if its rows are where they were, whatever the file holds beside them."""
+        with self._lock:
+            layout, _ = self._layouts.get(key, (None, None))
+        if layout is None or layout.moves or layout.kind == "virtual":
             return None
-        return kept[0]
+        ends = 0 if layout.chunks is None else (layout.chunks.offsets + layout.chunks.sizes).max(initial=0)
+        return layout if file.current_size() >= ends else None
 
     def put(self, key: Any, layout: Layout, trace: Trace) -> None:
         if not trace.is_whole:
@@ -344,7 +366,15 @@ _young = _KeptYoung()
 class Hdf5Rows:
     """Rows of a dataset whose bytes are in one file; see `RowSource`."""
 
-    def __init__(self, roots: Roots, file: OpenedFile, owner: OpenedFile, path: str, layout: Layout) -> None:
+    def __init__(
+        self,
+        roots: Roots,
+        file: OpenedFile,
+        owner: OpenedFile,
+        path: str,
+        layout: Layout,
+        trace: Trace | None = None,
+    ) -> None:
         self.name = f"{file.uri}, dataset {path!r}"
         self.shape = layout.shape
         self.dtype = layout.dtype
@@ -360,6 +390,8 @@ class Hdf5Rows:
         self._owner = owner
         self._path = path
         self._layout = layout
+        # A writer without SWMR may put something else where a chunk was that it moved.
+        self._trace = trace if trace is not None and layout.moves and not trace.swmr else None
         self._whole: np.ndarray | None = None
 
     def close(self) -> None:
@@ -391,6 +423,51 @@ class Hdf5Rows:
         row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
         return max(0, self._owner.current_size() - offset) // row_bytes if row_bytes else self.shape[0]
 
+    def written_rows(self) -> int:
+        """Return up to which row there is something other than the fill value, where that is all there is to go by.
+
+        That is so of contiguous data, and of the last chunk if it holds several rows. More than `_BLANK_BYTES` are not
+        looked through: then all counts as written.
+        """
+        layout, row_bytes = self._layout, self.dtype.itemsize * math.prod(self.shape[1:])
+        rows = self.shape[0]
+        if layout.fill is None or not row_bytes or not layout.raw:
+            return rows
+        first = 0
+        if layout.chunks is not None:
+            chunks = np.flatnonzero(self.present(np.arange(rows))) if layout.box[0] > 1 else np.zeros(0, int)
+            if not len(chunks) or row_bytes * layout.box[0] > _BLANK_BYTES:
+                return rows
+            first = int(chunks[-1]) // layout.box[0] * layout.box[0]
+            rows = int(chunks[-1]) + 1
+        elif layout.offset is not None:
+            rows = min(rows, self._rows_in_file(layout.offset), self._rows_stored(layout.offset, row_bytes))
+        fill, left = np.frombuffer(layout.fill, np.uint8), _BLANK_BYTES
+        step = max(1, _BOX_BYTES // row_bytes) if layout.chunks is None else layout.box[0]
+        while rows > first and left > 0:
+            start = max(first, rows - step)
+            found = self.read(np.arange(start, rows), tuple(map(range, self.shape[1:])))
+            blank = found.reshape(rows - start, -1, 1).view(np.uint8).reshape(rows - start, -1, len(fill)) == fill
+            there = np.flatnonzero(~blank.all((1, 2)))
+            if len(there):
+                # A row that ends with nothing may be on its way to the disk.
+                last = int(there[-1])
+                return start + last + (not blank[last, -(_TAIL_BYTES // len(fill)) - 1 :].all())
+            left -= found.nbytes
+            rows = start
+        return rows
+
+    def _rows_stored(self, offset: int, row_bytes: int) -> int:
+        """Return up to which row the file's system has stored anything; where it does not tell, all."""
+        end, size = offset, self._owner.current_size()
+        try:
+            while end < size:
+                end = os.lseek(self._owner.fd, os.lseek(self._owner.fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+        except (OSError, AttributeError) as error:
+            if getattr(error, "errno", None) != errno.ENXIO:
+                return self.shape[0]
+        return -(-(end - offset) // row_bytes)
+
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         layout = self._layout
         working = 0
@@ -406,6 +483,8 @@ class Hdf5Rows:
         with held(working, f"a few chunks of {self.name}"):
             while batch := list(itertools.islice(waiting, _BATCH)):
                 self._read_batch(rows, batch, out)
+        if self._trace is not None:
+            self._trace.require_steady(self._file)
         return out
 
     def read_short(self, selection: tuple[range, ...]) -> np.ndarray:
@@ -449,6 +528,8 @@ class Hdf5Rows:
         layout = self._layout
         if layout.kind not in ("chunked", "contiguous") or not layout.raw or not is_quick(layout.filters):
             raise WouldWait("HDF5 reads it, or a slow codec")
+        if self._trace is not None:
+            raise WouldWait("a chunk may be moved meanwhile")
         if layout.chunks is None and layout.offset is None:
             raise WouldWait("nothing was written")
         reach = [(r[0], r[-1]) for r in selection]
@@ -749,9 +830,10 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
     """
     name = f"{file.uri}, dataset {path!r}"
     settling = is_settling(file)
-    key = (file.stat.st_dev, file.fingerprint, path)
+    # Also when its inode changed: archives give back old times, and an inode that is free goes to the next file.
+    key = (file.stat.st_dev, file.stat.st_ctime_ns, file.fingerprint, path)
     place = (file.stat.st_dev, file.stat.st_ino, path)
-    layout = _young.get(place, file) if settling else _kept.get(key)
+    layout, trace = _young.get(place, file) if settling else (_kept.get(key), None)
     owner = file
     if isinstance(file, NearFile) and (layout is None or layout.kind == "virtual"):
         raise WouldWait("its layout is not known")
@@ -761,7 +843,13 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
         def describe(dataset: h5py.Dataset, found: OpenedFile) -> tuple[Layout, OpenedFile]:
             return layout_of(dataset, name), found
 
-        layout, found = with_dataset(roots, file, path, describe, trace)
+        found = file
+        try:
+            layout, found = with_dataset(roots, file, path, describe, trace)
+        except NotReady:  # written to so often that it was not the same for as long as this takes
+            layout, trace = _young.last(place, file), None
+            if layout is None:
+                raise
         if found is not file:
             owner = _again(roots, found, name)
         elif layout.kind != "virtual":
@@ -770,7 +858,7 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
             elif not is_settling(file):
                 _kept.put(key, layout)
     if layout.kind != "virtual":
-        return Hdf5Rows(roots, file, owner, path, layout)
+        return Hdf5Rows(roots, file, owner, path, layout, trace)
     if nested >= _NESTED:
         if owner is not file:
             owner.close()

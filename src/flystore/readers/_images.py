@@ -60,8 +60,8 @@ class TiffRows:
     def truncated(self, rows: np.ndarray) -> np.ndarray:
         size = self._file.current_size()
         if not self._paged:
-            return np.full(len(rows), _end_of(self._page(0)) > size)
-        return np.array([_end_of(self._page(int(row))) > size for row in rows], bool)
+            return np.full(len(rows), not _is_in(self._page(0), size))
+        return np.array([not _is_in(self._page(int(row)), size) for row in rows], bool)
 
     def _page(self, number: int) -> Any:
         try:
@@ -103,6 +103,10 @@ class TiffRows:
             if "imagecodecs" in str(error):
                 raise Unsupported(f"{where} is compressed in a way that is not read here: {error}") from error
             raise Unreadable(f"{where} cannot be decoded: {error}", uri=self.name) from error
+
+
+def _is_in(page: Any, size: int) -> bool:
+    return _end_of(page) <= size and all(page.databytecounts) and all(page.dataoffsets)
 
 
 def _end_of(page: Any) -> int:

@@ -53,9 +53,15 @@ class EventReader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def probe(self) -> Probe:
-        """Return how far each resource can be read now. Never raises for what is wrong with a file."""
-        return Probe(tuple(self._probe(number) for number in range(len(self.files.resources))))
+    def probe(self, *, growing: bool = False) -> Probe:
+        """Return how far each resource can be read now. Never raises for what is wrong with a file.
+
+        Parameters
+        ----------
+        growing : bool
+            The files are being written: events at the end that may only have been begun count as not there.
+        """
+        return Probe(tuple(self._probe(number, growing) for number in range(len(self.files.resources))))
 
     def fingerprint(self, resource: int) -> tuple[int, ...]:
         """Return what a resource's files were like when they were opened; as in `ResourceProbe`."""
@@ -210,10 +216,10 @@ class EventReader:
         name = f"the files {resource.uri}{resource.template}"
         return SequenceRows(name, NumberedNames(self._roots, resource), opener)
 
-    def _probe(self, number: int) -> ResourceProbe:
+    def _probe(self, number: int, growing: bool) -> ResourceProbe:
         try:
             events = self._events(number)
-            return _found(events)
+            return _found(events, events.written() if growing else events.count)
         except FlystoreError as error:
             return ResourceProbe(status_of(error), why=error.message, kind=error.kind)
 
@@ -241,20 +247,20 @@ def status_of(error: FlystoreError) -> str:
     return "mismatch" if error.facts.get("reason") == "mismatch" else "unreadable"
 
 
-def _found(events: Events) -> ResourceProbe:
+def _found(events: Events, count: int) -> ResourceProbe:
     source = events.source
-    looked_at = min(events.count, MOST_PROBED)
+    looked_at = min(count, MOST_PROBED)
     holes = ranges_of(~in_parts(events.present, looked_at))
     truncated = ranges_of(in_parts(events.truncated, looked_at))
     why = None
     if truncated:
         why = f"{source.name}: the file ends before the bytes of {sum(b - a for a, b in truncated)} events"
     elif holes:
-        why = f"{source.name}: {sum(b - a for a, b in holes)} of {events.count} events were never written"
+        why = f"{source.name}: {sum(b - a for a, b in holes)} of {count} events were never written"
     return ResourceProbe(
         "ok",
         why=why,
-        events=events.count,
+        events=count,
         holes=holes,
         truncated=truncated,
         unverified=source.unverified,

@@ -23,7 +23,7 @@ from ._gather import in_parts
 from ._reader import MOST_PROBED, status_of
 from ._registry import is_sequence, open_rows
 from ._sequence import ListedNames, SequenceRows
-from ._source import RowSource, is_checksummed
+from ._source import RowSource, is_checksummed, written_rows
 from ._stored import Chunked, as_stored
 
 _OPEN_AT_ONCE = 64
@@ -90,12 +90,18 @@ class ArrayReader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def probe(self) -> ArrayProbe:
-        """Return how far the array can be read now. Never raises for what is wrong with a file."""
+    def probe(self, *, growing: bool = False) -> ArrayProbe:
+        """Return how far the array can be read now. Never raises for what is wrong with a file.
+
+        Parameters
+        ----------
+        growing : bool
+            As `EventReader.probe` takes it.
+        """
         try:
             source = self._joined()
             count = self._require_fitting(source)
-            return self._found(source, count)
+            return self._found(source, count, written_rows(source) if growing else source.shape[0])
         except FlystoreError as error:
             return ArrayProbe(status_of(error), why=error.message, kind=error.kind)
 
@@ -207,10 +213,10 @@ class ArrayReader:
                 modified_ns=source.modified_ns,
             )
 
-    def _found(self, source: RowSource, count: int) -> ArrayProbe:
+    def _found(self, source: RowSource, count: int, written: int) -> ArrayProbe:
         announced = self.structure.shape[0] if self.structure.shape else 1
         item, row = math.prod(self.structure.shape[1:]), max(1, math.prod(source.shape[1:]))
-        rows = min(source.shape[0], -(-announced * item // row), MOST_PROBED)
+        rows = min(written, -(-announced * item // row), MOST_PROBED)
         good = in_parts(lambda some: source.present(some) & ~source.truncated(some), rows)
         unbroken = rows if good.all() else int(np.argmin(good))
         readable = min(count, unbroken * row // item) if item else count

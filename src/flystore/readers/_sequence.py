@@ -13,6 +13,10 @@ from ._source import Resource, RowSource
 from ._template import FileTemplate
 
 
+_SIDE_BY_SIDE = 8
+"""Files at the end of a sequence that may be written at the same time."""
+
+
 class Names(Protocol):
     """Which files a sequence consists of, by row."""
 
@@ -176,6 +180,27 @@ class SequenceRows:
 
     def truncated(self, rows: np.ndarray) -> np.ndarray:
         return np.zeros(len(rows), bool)  # would mean opening every file; reading one says it
+
+    def written_rows(self) -> int:
+        """Return up to which row the files are whole; looks back only as far as files are written side by side."""
+        there = np.flatnonzero(self._names.exist(np.arange(self._count)))
+        written = self._count
+        for row in there[: -_SIDE_BY_SIDE - 1 : -1].tolist():
+            if not self._is_whole(row):
+                written = row
+        return written
+
+    def _is_whole(self, row: int) -> bool:
+        try:
+            source = self._opener(self._names.uri(row))
+        except (Unreadable, MissingAsset):
+            return False
+        try:
+            return not source.truncated(np.arange(source.shape[0])).any()
+        except Unreadable:
+            return False
+        finally:
+            source.close()
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         out = np.empty((len(rows), *map(len, rest)), self.dtype)

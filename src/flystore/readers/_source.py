@@ -72,7 +72,8 @@ class ResourceProbe(msgspec.Struct, frozen=True):
     Attributes
     ----------
     status : str
-        ``ok``, ``missing``, ``no-access``, ``unreadable``, ``outside-roots`` or ``mismatch``.
+        ``ok``, ``missing``, ``no-access``, ``unreadable``, ``outside-roots`` or ``mismatch``; the service notes
+        ``awaited`` and ``changed`` beside these.
     why : str or None
         A sentence for people where not everything is well.
     kind : str or None
@@ -180,3 +181,13 @@ class RowSource(Protocol):
 def is_checksummed(source: RowSource) -> bool:
     """Return whether all values of a source carry checksums; few formats have any."""
     return bool(getattr(source, "checksummed", False))
+
+
+def written_rows(source: RowSource) -> int:
+    """Return up to which row a source that is being written to surely holds what was written.
+
+    Rows at the end may have been made room for, or begun: a file of a sequence that is written just now, values that
+    are all the fill value where the format does not tell that they were written.
+    """
+    written = getattr(source, "written_rows", None)
+    return source.shape[0] if written is None else int(written())

@@ -1,6 +1,7 @@
 """Reading parts of arrays that lie in files of others: opened once, and held against what was observed of them."""
 
 import itertools
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,10 @@ from flystore.storage import FileRuns, NearNames, Roots, WouldWait
 from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
 from .entries import Entry
 from .files import event_files
-from .observed import found_array, found_in
+from .observed import found_array, found_in, is_growing
+
+_WAITS = (0.002, 0.01, 0.05, 0.2)
+"""Seconds after which files that are written to are read again."""
 
 ReadPart = Callable[[Selection], np.ndarray]
 """Reads the part of an array that a normalised selection picks."""
@@ -246,11 +250,24 @@ def announced_files(
     with open_reader(array.files, watched) as reader:
 
         def read(picked: Selection) -> np.ndarray:
-            found = array.read(picked, structure, reader, watched, limit_bytes)
+            for wait in _WAITS if is_growing(entry.observation) else ():
+                try:
+                    found = array.read(picked, structure, reader, watched, limit_bytes)
+                except Changed:
+                    raise
+                except Unreadable:  # in the middle of a change; what is known to be there will be there again
+                    time.sleep(wait)
+                    reader.close()
+                else:
+                    break
+            else:
+                found = array.read(picked, structure, reader, watched, limit_bytes)
             note()
             return found
 
         def runs_of(picked: Selection, *, encoded: bool = False) -> FileRuns | None:
+            if is_growing(entry.observation):  # it may be written to while it is sent
+                return None
             found = array.file_runs(picked, structure, reader, watched, encoded=encoded)
             note()
             return found

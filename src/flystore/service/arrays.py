@@ -29,12 +29,12 @@ from .array_files import Known, ReadPart, announced, announced_files, registered
 from .browse import Browse, require_family
 from .changed import Fingerprint, WatchedRoots
 from .chunks import reserve_chunks
-from .columns import column_to_numpy, read_table, series_of_table, stored_pieces
+from .columns import column_to_numpy, read_table, series_of_table, stands_alone, stored_pieces
 from .entries import Entry
 from .export import ArraySource
 from .limits import Limits
 from .observed import present_map
-from .parts import PIECE_BYTES, Index, Part, as_bytes, planned_part
+from .parts import PIECE_BYTES, Index, Part, as_bytes, planned_part, rows_of
 from .probing import Prober
 
 SENT_BYTES = 4 << 20
@@ -42,6 +42,9 @@ SENT_BYTES = 4 << 20
 
 _FROM_FILES_BYTES = 32 << 20
 """Of a file, sent as they lie there, before it is held against what it was."""
+
+_FIRST_BYTES = 1 << 20
+"""Read before the head is sent, of what was looked at before: the client waits for it."""
 
 _SENT_AT_ONCE = 3
 """Pieces of one answer in memory: one on its way, one waiting, one being read."""
@@ -382,8 +385,9 @@ class Arrays:
         if source is None and entry.column is None:
             raise Unsupported(f"/{'/'.join(node.path)} has no data source", status=405)
         if source is None or source.mimetype == SEGMENT_ARRAY_MIMETYPE:
-            known = tuple(slice(0, length) for length in structure.shape)
-            found = self._stored(entry)[known][(*picked, ...)].astype(dtype, copy=False)
+            rows, first = rows_of(picked[0], structure.shape[0])
+            known = (slice(0, len(rows)), *(slice(0, length) for length in structure.shape[1:]))
+            found = self._stored(entry, rows)[known][(first, *picked[1:], ...)].astype(dtype, copy=False)
             if found.shape != shape:
                 raise NotReady(f"the rows of /{'/'.join(entry.path)} were replaced while they were read; read again")
             return found
@@ -410,10 +414,11 @@ class Arrays:
         """
         Known(entry).require(used, watched)
 
-    def _stored(self, entry: Entry) -> np.ndarray:
-        """Return all rows of slow data as they are now, with the structure they have now.
+    def _stored(self, entry: Entry, rows: range) -> np.ndarray:
+        """Return some rows of slow data, of step 1, as they are now, with the structure they have now.
 
-        That may be more, and wider, than when the slice was planned; what was there then is where it was.
+        That may be wider than when the slice was planned, and more rows may be there; what was there then is where it
+        was.
         """
         with self._catalog.read() as snapshot:
             now = require_family(self._browse.entry(entry.path, snapshot), Family.ARRAY)
@@ -421,11 +426,14 @@ class Arrays:
             if now.column is not None:
                 files = self._browse.table_files.source_of(now.node, snapshot)
                 if files is not None:
-                    return self._browse.table_files.column(now.node, files, now.column)
-                return column_to_numpy(read_table(snapshot, now.node, [now.column]).column(0))
+                    return self._browse.table_files.column(now.node, files, now.column)[rows.start : rows.stop]
+                if not stands_alone(now.node, now.column):
+                    whole = read_table(snapshot, now.node, [now.column])
+                    return column_to_numpy(whole.column(0))[rows.start : rows.stop]
+                return column_to_numpy(read_table(snapshot, now.node, [now.column], rows).column(0))
             source = snapshot.data_source(now.node.id)
             assert source is not None
-            (pieces,) = stored_pieces(snapshot, series_of_table(now.node), [source.parameters["column"]])
+            (pieces,) = stored_pieces(snapshot, series_of_table(now.node), [source.parameters["column"]], rows)
         return array_of_column(pieces, ArrayStructure.from_wire(now.structure))
 
     def _kept(self, entry: Entry, structure: ArrayStructure, picked: tuple[Index, ...]) -> np.ndarray:
@@ -443,7 +451,7 @@ class Arrays:
 def _sent_encoded(runs: FileRuns, read_last: int | None, files: ExitStack) -> Iterator[memoryview | FileRuns]:
     """Yield bytes of a file as `Arrays._sent_from_files` does, and close it."""
     with files:
-        first = min(SENT_BYTES, runs.nbytes)
+        first = min(_FIRST_BYTES, runs.nbytes)
         last = first if read_last is None else max(first, runs.nbytes - read_last)
         yield _as_stored(runs, 0, first)
         for at in range(first, last, _FROM_FILES_BYTES):

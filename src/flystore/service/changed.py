@@ -13,16 +13,19 @@ from typing import Any
 import msgspec
 
 from flystore.catalog import Observation, Run, RunHeard
+from flystore.model.errors import MissingAsset, NotReady, Truncated, Unreadable
 from flystore.readers import ResourceProbe
 from flystore.storage import OpenedFile, Roots
 
-from .observed import OK, found_in
+from .observed import AWAITED, OK, found_in
 
 CHANGED = "changed"
 """Status of files that are not those observed earlier."""
 
 QUIET_S = 10.0
 """How long a run and its files must have been quiet for an observation to be settled, seconds."""
+
+_NOT_YET = {kind.kind for kind in (MissingAsset, NotReady, Truncated, Unreadable)}
 
 _TRIPLE = 3  # (inode, size, modification time in ns) of a file
 _NS = 1_000_000_000
@@ -80,17 +83,27 @@ def settled_at(observation: Observation | None) -> float | None:
     return None if observation is None else observation.fingerprint.get("settled")
 
 
-def compared(known: Observation | None, found: Sequence[ResourceProbe]) -> list[ResourceProbe]:
+def compared(
+    known: Observation | None, found: Sequence[ResourceProbe], *, growing: bool = False
+) -> list[ResourceProbe]:
     """Return what was found, with what was known before put beside it.
 
     A resource whose files are others now keeps what was known of it, with status ``changed``. One that cannot be
-    read now keeps its fingerprint, so that what comes in its place is noticed.
+    read now keeps its fingerprint, so that what comes in its place is noticed. While the run goes on (`growing`), files
+    that are in the middle of a change are what they were before, and those that were never readable are awaited.
     """
     before = found_in(known)
     settled = settled_at(known) is not None
     result = []
     for number, probe in enumerate(found):
         old = before[number] if number < len(before) else None
+        if growing and probe.kind in _NOT_YET:
+            if old is None or old.fingerprint is None or old.status == AWAITED:
+                result.append(msgspec.structs.replace(probe, status=AWAITED, fingerprint=None))
+                continue
+            if old.status == OK and probe.kind == NotReady.kind:
+                result.append(old)
+                continue
         if old is None or old.fingerprint is None:
             result.append(probe)
             continue

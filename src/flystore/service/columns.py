@@ -22,8 +22,15 @@ def series_of_table(node: Node) -> str:
     return series_of(node.path[:-1] if node.origin == "documents" else node.path)
 
 
-def stored_pieces(snapshot: Snapshot, series: str, names: Sequence[str]) -> list[list[pa.Array]]:
+def stored_pieces(
+    snapshot: Snapshot, series: str, names: Sequence[str], rows: range | None = None
+) -> list[list[pa.Array]]:
     """Return, for each name, its pieces as stored, one a segment in arrival order; null where a segment lacks it.
+
+    Parameters
+    ----------
+    rows
+        Only these, of step 1, as far as they are there; None: all. Segments that hold none of them are not read.
 
     Raises
     ------
@@ -31,9 +38,12 @@ def stored_pieces(snapshot: Snapshot, series: str, names: Sequence[str]) -> list
         If a segment is not what was stored.
     """
     pieces: list[list[pa.Array]] = [[] for _ in names]
-    for segment in snapshot.segments(series, choose=_choose(names)):
+    first, stop = (0, None) if rows is None else (rows.start, rows.stop)
+    for segment in snapshot.segments(series, first, stop, choose=_choose(names)):
+        skipped = max(0, first - segment.first_row)
+        wanted = (segment.rows if stop is None else min(segment.rows, stop - segment.first_row)) - skipped
         for place, column in enumerate(_columns_of(segment, series, names)):
-            pieces[place].append(column)
+            pieces[place].append(column if wanted == segment.rows else column.slice(skipped, wanted))
     return pieces
 
 
@@ -132,8 +142,15 @@ def shown_rows(
         at = segment.first_row + segment.rows
 
 
-def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    snapshot: Snapshot, node: Node, columns: Sequence[str] | None = None, rows: range | None = None
+) -> pa.Table:
     """Return a table node's rows, all columns or those named in the order asked for and the index, if it has one.
+
+    Parameters
+    ----------
+    rows
+        As `stored_pieces` takes it.
 
     Raises
     ------
@@ -141,12 +158,20 @@ def read_table(snapshot: Snapshot, node: Node, columns: Sequence[str] | None = N
         If a column is not there; carries the names that are.
     """
     schema, _ = shown_schema(node, columns)
-    stored = stored_pieces(snapshot, series_of_table(node), schema.names)
+    stored = stored_pieces(snapshot, series_of_table(node), schema.names, rows)
     shown = [
         pa.chunked_array([cast_column(piece, field.type) for piece in pieces], field.type)
         for field, pieces in zip(schema, stored, strict=True)
     ]
     return pa.Table.from_arrays(shown, schema=schema)
+
+
+def stands_alone(node: Node, name: str) -> bool:
+    """Return whether a row of a column is shown the same without the others: what lists come to depends on all."""
+    assert node.structure is not None
+    kind = TableStructure.from_wire(node.structure).schema.field(name).type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return is_text or pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
 def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:

@@ -289,6 +289,17 @@ class Following:
     def topic_of_documents(self, uid: str) -> str:
         return topic_of_run(uid)
 
+    def keep_frames(self, uid: str, at: int, frames: bytes, end: int) -> None:
+        """Keep the frames of a batch that was stored just now, if somebody waits for them: to read them takes longer.
+
+        Parameters
+        ----------
+        at, end : int
+            Ordinals of its first document, and of the one after its last.
+        """
+        if len(frames) <= _KEPT_BYTES and self.waking.has(topic_of_run(uid)):
+            self._records[(uid, at)] = frames, end
+
     def frames_at_once(self, uid: str, at: int, first: int) -> Frames | None:
         """Return what `frames` does, on an event loop; None if that would take long there."""
         known = self._records.get((uid, at)) if first <= at else None

@@ -20,6 +20,9 @@ from .recent import Recent
 
 OK = "ok"
 
+AWAITED = "awaited"
+"""Status of files that were never readable yet while their run goes on: so far there is nothing of them."""
+
 _KEPT_BYTES = 128 << 10
 """Longer maps are worked out each time: thousands of gaps, and a read of them takes longer than that anyway."""
 
@@ -28,11 +31,12 @@ _lately: Recent[int, tuple[bytes, Observation | None, tuple[int, ExternalArray]]
 
 
 def to_observation(
-    node: Node, time: float, found: Sequence[ResourceProbe], *, settled: float | None = None
+    node: Node, time: float, found: Sequence[ResourceProbe], *, settled: float | None = None, growing: bool = False
 ) -> Observation:
     """Return what was found in each resource's files of `node`, as it was then, in the form the catalogue keeps.
 
-    `settled`: when the files were found settled, Unix seconds; see `flystore.service.changed`.
+    `settled`: when the files were found settled, Unix seconds; see `flystore.service.changed`. `growing`: whether the
+    run was going on.
     """
     shape = (node.structure or {}).get("shape") or [0]
     bad = next((probe for probe in found if probe.status != OK), None)
@@ -46,6 +50,7 @@ def to_observation(
             "revision": node.revision,
             "announced": shape[0],
             "settled": settled,
+            "growing": growing,
         },
         detail="" if bad is None else bad.why or bad.status,
     )
@@ -54,6 +59,11 @@ def to_observation(
 def is_of(observation: Observation, node: Node) -> bool:
     """Return whether an observation was made of the node as it is now."""
     return observation.fingerprint.get("revision") == node.revision
+
+
+def is_growing(observation: Observation | None) -> bool:
+    """Return whether the run of the files that were observed was going on then."""
+    return observation is not None and bool(observation.fingerprint.get("growing"))
 
 
 def _length(ranges: Sequence[tuple[int, int]]) -> int:
@@ -81,6 +91,8 @@ def as_found(external: ExternalArray, observation: Observation | None) -> Extern
     pieces: list[RowRun] = []
     for run in external.frame_map.row_runs:
         probe = found[run.resource] if run.resource < len(found) else None
+        if probe is not None and probe.status == AWAITED:
+            break  # what comes after it has its place when it is there
         pieces += _present(run, external.resources[run.resource].base, probe)
     return msgspec.structs.replace(external, frame_map=FrameMap.of(pieces))
 
@@ -141,6 +153,8 @@ def readable_structure(node: Node, observation: Observation | None) -> dict[str,
         if found == announced or announced == 0:
             return structure
         return cut(structure, structure["shape"][0] // announced * found, node.key)
+    if observation.status == AWAITED and structure["shape"]:
+        return cut(structure, 0, node.key)
     if observation.status != OK or observation.rows is None or not structure["shape"]:
         return structure
     # A registered array is looked at as far as it was announced then; if all of that was there, nothing is known of

@@ -103,6 +103,22 @@ def as_bytes(array: np.ndarray) -> memoryview:
     return memoryview(contiguous.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
+def rows_of(item: Index, length: int) -> tuple[range, Index]:
+    """Return the rows from the first to the last that `item` picks of an axis, and what picks the same of these.
+
+    Parameters
+    ----------
+    item
+        Normalised; picks one at least.
+    """
+    if isinstance(item, int):
+        return range(item, item + 1), 0
+    rows = selected(item, length)
+    low, high = min(rows[0], rows[-1]), max(rows[0], rows[-1])
+    stop = rows.stop - low
+    return range(low, high + 1), slice(rows[0] - low, stop if stop >= 0 else None, rows.step)
+
+
 def _known_rows(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Index, ...]:
     """Return the slice of a grown array that the caller knew of; everything if it did not just grow."""
     if shape and len(shape) == len(expected) and shape[1:] == expected[1:] and expected[0] < shape[0]:

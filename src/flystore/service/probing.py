@@ -165,9 +165,11 @@ class Prober:
         with self._catalog.read() as snapshot:
             known = None if accept else snapshot.observation(node.id)
             run = snapshot.run_heard(node.run_uid) if node.run_uid is not None else None
-        node, found = self.found(node)
-        found = compared(known, found)
-        observation = to_observation(node, now, found, settled=settled_when(known, run, now, found))
+        growing = run is not None and run.open
+        node, found = self.found(node, growing=growing)
+        found = compared(known, found, growing=growing)
+        settled = settled_when(known, run, now, found)
+        observation = to_observation(node, now, found, settled=settled, growing=growing)
         if len(self._looked) >= _MOST_LOOKED:
             self._looked.clear()
         self._looked[node.id] = node.revision, now
@@ -175,8 +177,13 @@ class Prober:
             return known
         return self._keep(node, observation)
 
-    def found(self, node: Node) -> tuple[Node, list[ResourceProbe]]:
+    def found(self, node: Node, *, growing: bool = False) -> tuple[Node, list[ResourceProbe]]:
         """Open the files of `node`; return it as it is now, and what is found, one item a resource. Notes nothing.
+
+        Parameters
+        ----------
+        growing : bool
+            As `flystore.readers.EventReader.probe` takes it.
 
         Raises as `look` does.
         """
@@ -192,12 +199,12 @@ class Prober:
                 files = event_files(ExternalArray.from_bytes(node.external))
                 uris = [resource.uri for resource in files.resources]
                 with open_reader(files, watched) as reader:
-                    found = list(reader.probe().resources)
+                    found = list(reader.probe(growing=growing).resources)
             else:
                 uris = [source.assets[0].data_uri if len(source.assets) == 1 else ""]
                 structure = ArrayStructure.from_wire(node.structure)
                 with open_registered(source, structure, watched) as registered:
-                    found = [_of_registered(registered.probe())]
+                    found = [_of_registered(registered.probe(growing=growing))]
             return node, [_seen(probe, watched.opened.get(uri)) for probe, uri in zip(found, uris, strict=False)]
         except Unavailable:  # says nothing about the files
             raise

@@ -91,7 +91,7 @@ class Service:
         self.exports = Exports(catalog, self.browse, self.arrays, self.ragged, self.documents)
         self.versions = Versions(self.browse, self._prober, Sights(catalog))
         self.verdicts = Verdicts(catalog, self._prober, self.limits)
-        self.ingest = Ingest(catalog, self._prober, self.limits, self._ended)
+        self.ingest = Ingest(catalog, self._prober, self.limits, self._ended, keep=self.following.keep_frames)
         self.nodes = Nodes(catalog, self.browse, array_store, kept, self._prober, self.limits)
         self.validating = Validating(catalog, self.browse, self.nodes, self.arrays, self.exports, self.verdicts, roots)
 

@@ -24,6 +24,7 @@ from flystore.storage import parts_of_file
 from .arrays import Arrays
 from .browse import Browse
 from .columns import series_of_table, shown_rows, shown_schema
+from .export import plain
 from .operations import ACTIONS, ArrayWritten, Created, DataSourcePut, Edited, MetadataSet, RowsWritten, StructureSet
 from .tables import Tables
 from .waking import topic_of_path
@@ -322,7 +323,7 @@ class Streaming:
                 offset = tuple(sum(sizes[:n]) for sizes, n in zip(structure.chunks, block, strict=True))
                 shape = tuple(sizes[n] for sizes, n in zip(structure.chunks, block, strict=True))
             elif shape:  # it may have grown since
-                row = np.dtype(structure.dtype).itemsize * math.prod(shape[1:])
+                row = structure.numpy_dtype.itemsize * math.prod(shape[1:])
                 shape = (min(shape[0], operation.bytes_written // row if row else shape[0]), *shape[1:])
             yield self._region(entry, record, node, source, structure, (offset, shape), block, None)
 
@@ -338,7 +339,7 @@ class Streaming:
         offset: tuple[int, ...] | None,
     ) -> Message:
         begin, shape = region
-        if np.dtype(structure.dtype).itemsize * math.prod(shape) > PAYLOAD_BYTES:
+        if structure.numpy_dtype.itemsize * math.prod(shape) > PAYLOAD_BYTES:
             return _reference(entry, record, source, structure.shape, {"offset": list(begin), "shape": list(shape)})
         wanted = tuple(slice(at, at + n) for at, n in zip(begin, shape, strict=True))
         try:
@@ -366,14 +367,20 @@ class Streaming:
         return record, msgspec.msgpack.decode(record.body, type=kind)
 
 
-def as_lists(node: Node, message: Message) -> Any:
-    """Return a payload as JSON has it: nested lists of an array, lists by column of a table."""
+def as_json(node: Node, message: Message) -> bytes:
+    """Return a payload as JSON: nested lists of an array, lists by column of a table; see `flystore.service.export`."""
     assert message.payload is not None
     if node.family is Family.TABLE:
-        return pa.ipc.open_file(message.payload).read_all().to_pydict()
+        table = pa.ipc.open_file(message.payload).read_all()
+        columns = {
+            name: [value for chunk in column.chunks for value in plain.of_column(chunk)]
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+        return plain.encode(columns)
     assert node.structure is not None
-    dtype = np.dtype(ArrayStructure.from_wire(node.structure).dtype)
-    return np.frombuffer(message.payload, dtype).reshape(message.body["shape"]).tolist()
+    dtype = ArrayStructure.from_wire(node.structure).numpy_dtype
+    array = np.frombuffer(message.payload, dtype).reshape(message.body["shape"])
+    return plain.encode(array.tolist() if dtype.kind == "V" and not dtype.names else plain.of_array(array))
 
 
 def _sequence(entry: FeedEntry, piece: int = 0) -> int:

@@ -215,6 +215,10 @@ class Waking:
         with self.lock:
             return topic_of_run(uid) in self._topics or path[0] in self._tops
 
+    def has(self, topic: str) -> bool:
+        """Return whether anybody follows just this topic."""
+        return topic in self._topics
+
     def announce(self, committed: Committed) -> None:
         """Tell followers of a commit that all can read by now, from any thread."""
         with self.lock:

@@ -179,7 +179,8 @@ class ArrayStore:
             for begin, part in zip(corner, forward, strict=True)
         )
         lengths = tuple(len(range(part.start, part.stop, part.step or 1)) for part in region)
-        self._write(key, structure, region, np.ascontiguousarray(values.reshape(lengths)[flips]))
+        turned = np.ascontiguousarray(values.reshape(lengths)[flips])
+        self._write(key, structure, region, turned.reshape(lengths))  # what had no axes has one now
 
     def patch(
         self,
@@ -407,7 +408,7 @@ def _checked_offset(offset: Sequence[int], shape: Sequence[int], structure: Arra
     return (*offset, *(0,) * (ndim - len(offset)))
 
 
-def _forward(selection: Sequence[Item], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _forward(selection: Sequence[Item], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[Any, ...]]:
     """Return the selection with positive steps and kept axes, and what turns its result around."""
     forward, flips = [], []
     for item, n in zip(selection, shape, strict=True):
@@ -420,4 +421,5 @@ def _forward(selection: Sequence[Item], shape: Sequence[int]) -> tuple[tuple[sli
         ordered = indices[::-1] if flip else indices
         forward.append(slice(ordered[0], ordered[-1] + 1, ordered.step))
         flips.append(slice(None, None, -1) if flip else slice(None))
-    return tuple(forward), tuple(flips)
+    # With the ellipsis also what has no axes stays an array: a scalar would be of this machine's byte order.
+    return tuple(forward), (*flips, ...)

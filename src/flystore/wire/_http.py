@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from http.client import HTTPException, HTTPResponse
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
@@ -43,6 +44,7 @@ NOT_READY_SECONDS = 5.0
 """How long a GET keeps asking for data that the service says will be there in a moment."""
 
 _POOL_SIZE = 16
+_SHORT_BYTES = 16 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -83,6 +85,7 @@ class HttpTransport:
         self._lock = threading.Lock()
         self._pool: urllib3.PoolManager | None = None
         self._pool_process = 0
+        self._base: tuple[str, urllib3.PoolManager, urllib3.HTTPConnectionPool, str] | None = None
         # Compressing costs a local service more than the bytes cost the loopback.
         self._compressed = {} if address.is_loopback else urllib3.util.make_headers(accept_encoding=True)
 
@@ -169,7 +172,7 @@ class HttpTransport:
 
     def close(self) -> None:
         with self._lock:
-            pool, self._pool = self._pool, None
+            pool, self._pool, self._base = self._pool, None, None
         if pool is not None:
             pool.clear()
 
@@ -196,9 +199,10 @@ class HttpTransport:
         query = encode_params(params)
         target = f"{path}?{query}" if query else path
         for _ in range(3):
-            response = self._manager().urlopen(
+            pool, base_path = self._connections()
+            response = pool.urlopen(
                 method,
-                self._base_url + target,
+                base_path + target,
                 body=body,
                 headers=sent,
                 preload_content=False,
@@ -237,13 +241,21 @@ class HttpTransport:
             location=location,
         )
 
-    def _manager(self) -> urllib3.PoolManager:
+    def _connections(self) -> tuple[Any, str]:
+        """Return what sends requests, and what comes before the path of one to it."""
         with self._lock:
             # A forked child must not speak on its parent's sockets.
             if self._pool is None or self._pool_process != os.getpid():
                 self._pool = _new_pool(self._base_url)
                 self._pool_process = os.getpid()
-            return self._pool
+            if isinstance(self._pool, urllib3.ProxyManager):
+                return self._pool, self._base_url
+            # Asked with a whole URL, the manager would take it apart anew for each request.
+            if self._base is None or self._base[0] != self._base_url or self._base[1] is not self._pool:
+                parts = urlsplit(self._base_url)
+                connections = self._pool.connection_from_url(self._base_url)
+                self._base = self._base_url, self._pool, connections, parts.path
+            return self._base[2], self._base[3]
 
     def _repeated(self, method: str, path: str, attempt: Callable[[], Answer]) -> Answer:
         """Run `attempt`, again a few times if it is a GET that failed for want of a connection or of data."""
@@ -286,6 +298,46 @@ class HttpTransport:
         raise Unavailable(f"{what}: {reason}. {advice}", url=self._base_url) from error
 
 
+class _InOnePiece:
+    """Hands a short body to the socket together with the head, so that whoever waits for it wakes once."""
+
+    _held: list[bytes] | None = None
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
+        if not isinstance(body, bytes) or len(body) > _SHORT_BYTES:
+            super().request(method, url, body, headers, **options)  # type: ignore[misc]
+            return
+        held: list[bytes] = []
+        self._held = held
+        try:
+            super().request(method, url, body, headers, **options)  # type: ignore[misc]
+        finally:
+            self._held = None
+        self.send(b"".join(held))
+
+    def send(self, data: Any) -> None:
+        if self._held is not None:
+            self._held.append(data)
+        else:
+            super().send(data)  # type: ignore[misc]
+
+
+class _Connection(_InOnePiece, urllib3.connection.HTTPConnection):
+    pass
+
+
+class _SecureConnection(_InOnePiece, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class _Connections(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecureConnections(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
 def _shut(response: BaseHTTPResponse) -> None:
     """Have a read that waits in another thread end as if the service had gone."""
     with suppress(ValueError, OSError):  # it has ended by itself
@@ -302,7 +354,9 @@ def _new_pool(base_url: str) -> urllib3.PoolManager:
     proxy = getproxies_environment().get(parts.scheme)
     if proxy and not address.is_loopback and not proxy_bypass_environment(parts.hostname or ""):
         return urllib3.ProxyManager(proxy, maxsize=_POOL_SIZE)
-    return urllib3.PoolManager(maxsize=_POOL_SIZE)
+    pools = urllib3.PoolManager(maxsize=_POOL_SIZE)
+    pools.pool_classes_by_scheme = {"http": _Connections, "https": _SecureConnections}
+    return pools
 
 
 def size_changed(path: str, expected: int, found: int) -> Conflict:
@@ -368,8 +422,8 @@ def _unpack(
         if coding != unpacked.coding:
             raise Unavailable(f"{what}: the answer is encoded as {coding!r}, which was not asked for", coding=coding)
         try:
-            while piece := response.read(PIECE_BYTES, decode_content=False):
-                unpacked.add(piece)
+            while count := _receive(response, unpacked.room()):
+                unpacked.add(count)
         except ProtocolError as error:
             filled = unpacked.filled()
             if filled > PIECE_BYTES:
@@ -378,6 +432,29 @@ def _unpack(
         filled = unpacked.filled()
         if filled != len(into):
             raise size_changed(path, len(into), filled)
+
+
+def _receive(response: BaseHTTPResponse, into: memoryview) -> int:
+    """Read some of a body that is not decoded into a buffer; return how many bytes, 0 at its end.
+
+    urllib3 makes an object of what it reads, whose memory is new to the process each time: that costs as much as
+    receiving it. So this goes to the reader of the standard library beneath, and keeps urllib3's account of the rest.
+    """
+    raw = getattr(response, "_fp", None)
+    if not isinstance(raw, HTTPResponse) or response.length_remaining is None:
+        piece = response.read(len(into), decode_content=False)
+        into[: len(piece)] = piece
+        return len(piece)
+    try:
+        count = raw.readinto(into)
+    except TimeoutError as error:
+        raise ReadTimeoutError(None, None, "the body stopped arriving") from error  # type: ignore[arg-type]
+    except (OSError, HTTPException) as error:
+        raise ProtocolError(str(error)) from error
+    response.length_remaining -= count
+    if not count and response.length_remaining:
+        raise ProtocolError(f"{response.length_remaining} bytes are missing")
+    return count
 
 
 def broken_off(what: str, filled: int, expected: int, reason: str) -> Unavailable:

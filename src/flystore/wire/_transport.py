@@ -51,8 +51,12 @@ class Unpacking(Protocol):
 
     def __exit__(self, *_: Any) -> None: ...
 
-    def add(self, piece: bytes) -> None:
-        """Take the next bytes of the body. What it raises ends the request, and is not repeated."""
+    def room(self) -> memoryview:
+        """Return where some of the next bytes of the body are to be put; not empty."""
+        ...
+
+    def add(self, count: int) -> None:
+        """Take so many that were put there. What it raises ends the request, and is not repeated."""
         ...
 
     def filled(self) -> int:

@@ -35,7 +35,7 @@ class Source:
 
 
 def response_of(source):
-    nbytes, first, rest = _begun(lambda: ArrayBody(source.count * LENGTH, source.pieces()))
+    nbytes, first, rest, _ = _begun(lambda: ArrayBody(source.count * LENGTH, source.pieces()))
     assert rest is not None
     return PiecesResponse(nbytes, first, rest, OCTETS)
 
@@ -112,7 +112,7 @@ def test_what_is_wrong_with_the_first_piece_is_raised_before_anything_is_sent():
 
 def test_a_body_of_one_piece_is_sent_as_one():
     source = Source(1)
-    nbytes, first, rest = _begun(lambda: ArrayBody(LENGTH, source.pieces()))
+    nbytes, first, rest, _ = _begun(lambda: ArrayBody(LENGTH, source.pieces()))
     assert (nbytes, len(first), rest) == (LENGTH, LENGTH, None)
     assert source.closed
 

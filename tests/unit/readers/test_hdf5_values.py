@@ -382,6 +382,26 @@ def test_a_scalar_is_one_row_and_nothing_is_nothing(tmp_path):
             read(reader, [0])
 
 
+def test_a_file_with_the_inode_size_and_time_of_another_one_is_read_anew(tmp_path):
+    values = values_of("<u2", (8, 4, 6))
+    first = write(tmp_path / "a.h5", values, chunks=(1, 2, 6))
+    second = write(tmp_path / "b.h5", values, chunks=(1, 4, 3))
+    size = max(first.stat().st_size, second.stat().st_size)
+    for path in (first, second):
+        os.truncate(path, size)
+        os.utime(path, (1_500_000_000, 1_500_000_000))
+    before = first.stat()
+    with reader_of(first, "<u2", (4, 6)) as reader:
+        np.testing.assert_array_equal(read(reader, range(8)), values)
+    while first.stat().st_ctime_ns == before.st_ctime_ns:  # as fine as the file system's clock
+        first.write_bytes(second.read_bytes())  # as an archive does that gives back old times
+        os.utime(first, (1_500_000_000, 1_500_000_000))
+    now = first.stat()
+    assert (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    with reader_of(first, "<u2", (4, 6)) as reader:
+        np.testing.assert_array_equal(read(reader, range(8)), values)
+
+
 def test_slices_that_do_not_fit_are_refused(tmp_path):
     path = write(tmp_path / "x.h5", np.zeros((3, 4), "<i4"))
     with reader_of(path, "<i4", (4,)) as reader:

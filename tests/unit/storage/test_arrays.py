@@ -85,6 +85,22 @@ def test_scalars_and_empty_arrays_are_arrays(store, shape):
     assert found.tobytes() == values.tobytes()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scalars_of_every_dtype_come_back_byte_for_byte(store, dtype):
+    values = some_values(dtype, ())
+    structure = ArrayStructure.of(values.dtype, ())
+    store.create("a", structure)
+    for write in (
+        lambda: store.write_full("a", structure, values.tobytes()),
+        lambda: store.write_block("a", structure, (), values.tobytes()),
+        lambda: store.patch("a", structure, (), (), values.tobytes()),
+    ):
+        write()
+        found = store.read("a", structure)
+        assert (found.dtype, found.shape) == (values.dtype, ())
+        assert found.tobytes() == values.tobytes()
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_slices_are_those_of_numpy(tmp_path_factory, data):
