@@ -50,6 +50,11 @@ def frames_file(suite: Suite, kind: str, frames: int | None = None) -> FramesFil
     return FramesFile(path, count * FRAME[0] * FRAME[1] * 2)
 
 
+def bring_in(suite: Suite, kind: str) -> None:
+    """Have that file in the page cache, for whoever reads it next."""
+    suite.machine().call("bring_in", file=str(frames_file(suite, kind).path))
+
+
 def frames_run_of(suite: Suite, side: str, kind: str) -> str:
     """Return the uid of a run whose frames are in that file."""
     file = frames_file(suite, kind)

@@ -9,7 +9,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from .tasks import expect, expect_frames, slices_of
+from .tasks import expect, expect_frames, slices_of, touch
 
 
 class Tasks:
@@ -40,6 +40,16 @@ class Tasks:
         with h5py.File(file, "w") as opened:
             for name in names:
                 opened.create_dataset(name, data=values, chunks=(frames, *shape))
+
+    def touch(self, nbytes: int) -> None:
+        touch(nbytes)
+
+    def bring_in(self, file: str) -> None:
+        """Read a file through, so that it is in the page cache, which virtual machines may take back as well."""
+        piece = bytearray(1 << 20)
+        with open(file, "rb", buffering=0) as opened:
+            while opened.readinto(piece):
+                pass
 
     def read_file(self, file: str, name: str, cut: list[list[int | None]]) -> dict[str, float]:
         """Open a file and read part of a dataset with h5py."""

@@ -6,7 +6,7 @@ from functools import partial
 
 from benchmarks.figures import Measure, percentile
 from benchmarks.interleave import Sample, column, interleaved
-from benchmarks.runs import DATASET, KINDS, frames_file, frames_run_of, warm_up
+from benchmarks.runs import DATASET, KINDS, bring_in, frames_file, frames_run_of, warm_up
 from benchmarks.suite import FLYSTORE, STOCK, Suite
 
 CUTS: dict[str, list[list[int | None]]] = {
@@ -32,10 +32,12 @@ def _frames(suite: Suite, kind: str) -> Iterator[Measure]:
 
     def read(side: str, count: int) -> Sample:
         arguments = {**suite.service(side).where, "uid": frames_run_of(suite, side, kind), "name": DATASET}
+        bring_in(suite, kind)
         return _percentiles(suite.worker(side).call("read_frames", **arguments, numbers=some(count)))
 
     def read_file() -> Sample:
         arguments = {"file": str(file.path), "name": DATASET, "numbers": some(sizes.frames_asked)}
+        bring_in(suite, kind)
         return _percentiles(suite.machine().call("read_file_frames", **arguments))
 
     parties: dict[str, Callable[[], Sample]] = {
@@ -69,9 +71,11 @@ def _cut(suite: Suite, kind: str, shown: str, cut: list[list[int | None]]) -> Me
 
     def read(side: str) -> Sample:
         arguments = {**suite.service(side).where, "uid": frames_run_of(suite, side, kind), "name": DATASET}
+        bring_in(suite, kind)
         return dict(suite.worker(side).call("read_array", **arguments, cut=cut))
 
     def read_file() -> Sample:
+        bring_in(suite, kind)
         return dict(suite.machine().call("read_file", file=str(file.path), name=DATASET, cut=cut))
 
     parties: dict[str, Callable[[], Sample]] = {

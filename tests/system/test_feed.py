@@ -8,6 +8,7 @@ import contextlib
 import json
 import shutil
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -117,6 +118,20 @@ def test_a_wait_ends_with_the_first_change_and_else_with_its_time(feed):
         feed.change("a")
         assert [entry["path"] for entry in waiting.result(GENEROUS)["entries"]] == [["a"]]
     assert [entry["path"] for entry in feed.page(after=token, wait=GENEROUS)["entries"]] == [["a"]]
+
+
+def test_nothing_waits_for_who_has_gone(feed):
+    host, port = feed.url.removeprefix("http://").split(":")
+    waking = feed.service.following.waking
+    with socket.create_connection((host, int(port)), timeout=GENEROUS) as client:
+        head = f"GET /api/v1/feed?after=now&wait={GENEROUS} HTTP/1.1\r\nhost: x\r\nauthorization: Apikey {KEY}\r\n\r\n"
+        client.sendall(head.encode())
+        while not len(waking):
+            time.sleep(0.01)
+    began = time.monotonic()
+    while len(waking):
+        assert time.monotonic() - began < GENEROUS / 2, "it waits to the end of the time that was asked for"
+        time.sleep(0.01)
 
 
 def test_only_what_is_below_the_path_is_told(feed):

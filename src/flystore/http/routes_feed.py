@@ -65,7 +65,12 @@ async def feed(request: Request) -> Response:
         page, _ = await run_in_threadpool(_page, service.following, asked, asked.place)
         return record(request, msgspec.to_builtins(page))
     with service.following.waking.follower(asked.subject.topic) as follower:
-        return record(request, msgspec.to_builtins(await _awaited(service.following, follower, asked, wait)))
+        gone = asyncio.ensure_future(stop_when_gone(follower, request.receive, "http.disconnect"))
+        try:
+            page = await _awaited(service.following, follower, asked, wait)
+        finally:
+            gone.cancel()
+        return record(request, msgspec.to_builtins(page))
 
 
 async def feed_socket(socket: WebSocket) -> None:

@@ -47,6 +47,9 @@ AWAKE_S = 1.0
 Waking a thread costs the plan's tens of microseconds.
 """
 
+TIDYING_S = 0.01
+"""Seconds after the end of a run that are the plan's, which still tidies up and is waited for by people."""
+
 RESTS = 4
 """While somebody follows a run, sending takes at most one part in so many and one of the plan's interpreter."""
 
@@ -117,6 +120,7 @@ class Shipper:
         self._bell = threading.Event()
         self._changed = threading.Condition()
         self._hurried = False
+        self._ending = False
         self._adopting = home is not None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="flystore-shipper", daemon=True)
@@ -160,6 +164,12 @@ class Shipper:
         if self.watched:
             with self._changed:
                 self._changed.notify_all()
+
+    def end(self) -> None:
+        """Send what there is a moment after the end of a run, when the plan has tidied up."""
+        self._ending = True
+        self.asleep = False
+        self._bell.set()
 
     def hurry(self) -> None:
         """Send what there is without collecting more."""
@@ -349,7 +359,7 @@ class Shipper:
         waiting = [shipment for shipment in tuple(self._shipments) if shipment.waiting]
         if any(shipment.followed and not shipment.log.ended for shipment in tuple(self._shipments)):
             rest = self._rest_until - self._clock()
-            if rest > 0 and not self._hurried and not self.watched:
+            if rest > 0 and not self._ending and not self._hurried and not self.watched:
                 return _Pause(rest, listens=False)
             lingered = True
         if not waiting:
@@ -366,7 +376,8 @@ class Shipper:
             return _Pause(0.0, listens=False)
         pending = sum(shipment.log.pending_bytes for shipment in ready)
         enough = pending >= min(self._options.max_batch_bytes, MODEST_BATCH_BYTES) // 4
-        return _Pause(0.0 if enough else self._options.linger, listens=False)
+        most = TIDYING_S if self._ending else math.inf
+        return _Pause(0.0 if enough else min(most, self._options.linger), listens=False)
 
     def _backlog(self, journal: Journal, documents: int, nbytes: int) -> str:
         """Return the name of a journal, and how many documents and bytes wait in it beside those on their way."""
@@ -377,7 +388,7 @@ class Shipper:
 
     def _send_round(self) -> None:
         """Send one batch of each run that has something to send."""
-        self._hurried = False
+        self._hurried = self._ending = False
         began = time.thread_time()
         for shipment in tuple(self._shipments):
             now = self._clock()

@@ -156,7 +156,7 @@ class RunWriter:
         if ends and not run.ended:
             log.end_run()
             self._router.end(run)
-            self._shipper.hurry()
+            self._shipper.end()
         shipper = self._shipper
         if shipper.asleep or shipper.watched:
             shipper.ring()
