@@ -251,6 +251,15 @@ def test_killed_again_and_again_it_comes_to_the_same_end(source, target, tmp_pat
         assert trees(other._catalog) == trees(one._catalog)
 
 
+@pytest.mark.parametrize("target", ["sqlite"], indirect=True)
+def test_a_copy_that_was_ended_before_it_began_is_begun_again(source, target):
+    target.directory.mkdir()
+    (target.directory / ".copying").touch()
+    assert not copy_store(source, target).again
+    assert {path.name for path in target.directory.iterdir()} >= {"catalog.sqlite"}
+    assert not (target.directory / ".copying").exists()
+
+
 def test_half_a_copy_is_served_by_nobody(source, target):
     assert kill(source, target, first=30) == 1
     with pytest.raises(Misconfigured, match="not finished"):

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 import urllib3
 
 from flystore import RunWriter, from_uri
@@ -24,8 +25,11 @@ from flystore.testing.growing import KINDS, GrowingFile, frame, wrong_frames
 from flystore.testing.serving import serving
 from flystore.testing.stock_server import API_KEY as KEY
 
+# That an array has not yet a row for each event is what this is about; and filters hold for all threads at once.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 SHAPE = (48, 32)
-MOST = 40
+MOST = 30
 GENEROUS = 120.0
 
 
@@ -160,10 +164,14 @@ def by_block(http, uid):
         if not rows:
             return 0, [], 0
         number = chosen.randrange(len(lengths))
-        answer = http(f"/array/block/{uid}/primary/img?block={number},0,0", Accept="application/octet-stream")
+        expected = f"{lengths[number]},{SHAPE[0]},{SHAPE[1]}"
+        answer = http(
+            f"/array/block/{uid}/primary/img?block={number},0,0&expected_shape={expected}",
+            Accept="application/octet-stream",
+        )
         assert answer.status == 200, answer.data
         found = np.frombuffer(answer.data, "<u2").reshape(-1, *SHAPE)
-        assert len(found) >= lengths[number]
+        assert len(found) == lengths[number]
         return sum(lengths[:number]), found, rows
 
     return take
@@ -188,13 +196,11 @@ def by_stock_client(client, uid):
 @pytest.fixture
 def hammers(url, http):
     """Return a function that starts a reader of each kind; all have ended well when the test has."""
-    import warnings
 
     from tiled.client import from_uri as stock_from_uri
 
     started = []
-    with warnings.catch_warnings(), from_uri(url, KEY) as own:
-        warnings.simplefilter("ignore")
+    with from_uri(url, KEY) as own:
         stock = stock_from_uri(url, api_key=KEY)
 
         def start(uid, most):
@@ -233,20 +239,19 @@ def test_whoever_reads_while_files_grow_gets_whole_and_right_frames_and_no_error
         growing.announce(9)
         growing.file.begin(1)
         read()
-        growing.write(12)  # behind the file now, frame by frame while they read
-        read()
+        growing.write(12)  # frame by frame while they read, and more than was announced
         growing.file.begin(12)
         growing.announce(20)
         read()
         for until in range(13, MOST):
             growing.write(until)
             if until > growing.announced:
-                growing.announce(min(until + 5, MOST))
+                growing.announce(min(until + 5, MOST - 1))
         read()
         growing.file.begin(MOST - 1)
         read()
         growing.write(MOST)
-        growing.announce(MOST) if growing.announced < MOST else None
+        growing.announce(MOST)
         growing.stop()
         for each in readers:
             each.join(GENEROUS)
@@ -269,33 +274,32 @@ def test_a_service_that_looks_only_at_what_files_announce_is_found_out(
         assert isinstance(hammer.error, AssertionError)
 
 
-def test_what_was_cut_off_is_not_there_until_it_is_written_again(url, home, tmp_path, http):
+def test_what_was_cut_off_is_an_error_or_not_there_until_it_is_written_again(url, home, tmp_path, http):
     with Growing(url, home, "tiff", journal=tmp_path / "journal") as growing:
         growing.write(6)
         growing.announce(6)
-        take = by_full(http, growing.uid)
-        assert take()[2] == 6
+        assert by_full(http, growing.uid)()[2] == 6
         os.truncate(growing.file.path / "f_00004.tiff", 700)
 
         def rows_become(wanted):
             deadline = time.monotonic() + GENEROUS
             while True:
-                _, found, rows = take()
-                assert not wrong_frames(found)
-                if rows == wanted:
-                    return
+                answer = http(f"/array/full/{growing.uid}/primary/img", Accept="application/octet-stream")
+                if answer.status == 200:
+                    found = np.frombuffer(answer.data, "<u2").reshape(-1, *SHAPE)
+                    assert not wrong_frames(found)
+                    if len(found) == wanted:
+                        return
+                else:  # until it is looked at again
+                    assert answer.json()["error"]["kind"] == "truncated"
                 assert time.monotonic() < deadline
 
         rows_become(4)
-        growing.file.to(6)  # nothing to do for the writer, who knows nothing of it
-        whole = GrowingFile("tiff", home / "data" / f"again-{growing.uid}", SHAPE, 6)
-        with whole:
-            whole.to(5)
-        (growing.file.path / "f_00004.tiff").write_bytes((whole.path / "f_00004.tiff").read_bytes())
+        tifffile.imwrite(growing.file.path / "f_00004.tiff", frame(4, SHAPE), photometric="minisblack")
         rows_become(6)
 
 
-LONG = (512, 512)
+LONG = (256, 512)
 
 
 def test_a_long_answer_is_whole_though_the_file_grows_while_it_is_sent(url, home, tmp_path, http, monkeypatch):
@@ -323,8 +327,8 @@ def test_a_long_answer_is_whole_though_the_file_grows_while_it_is_sent(url, home
             got = client.recv(1 << 16)
             growing.write(63)
             growing.announce(63)
-            while piece := client.recv(1 << 20):
-                got += piece
+            pieces = [got, *iter(lambda: client.recv(1 << 20), b"")]
+        got = b"".join(pieces)
         head, _, body = got.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         found = np.frombuffer(body, "<u2").reshape(-1, *LONG)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flystore.catalog import SCHEMA, Catalog, others_at, steps_from, version_of
+from flystore.catalog import SCHEMA, UNFINISHED, Catalog, others_at, steps_from, version_of
 from flystore.catalog import _migrations as migrations
 from flystore.cli._migrate import run_migrate
 from flystore.model.errors import Misconfigured
@@ -128,6 +128,16 @@ def test_what_is_no_store_or_a_newer_one_is_refused_in_words(tmp_path):
     connection.close()
     with pytest.raises(Misconfigured, match="newer flystore"):
         run_migrate(tmp_path, None, dry_run=True, in_use=False)
+
+
+def test_half_a_copy_is_refused_with_what_finishes_it(tmp_path):
+    Catalog.open(f"sqlite:///{tmp_path}/catalog.sqlite").close()
+    with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
+        connection.execute(f"UPDATE flystore_schema SET version = {UNFINISHED}")
+    connection.close()
+    for dry_run in (True, False):
+        with pytest.raises(Misconfigured, match="flystore copy"):
+            run_migrate(tmp_path, None, dry_run=dry_run, in_use=False)
 
 
 def test_every_migration_says_what_it_does():

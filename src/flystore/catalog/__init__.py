@@ -14,7 +14,7 @@ from ._database import NotAtOnce
 from ._examine import examine_file, examine_server, others_at, version_at
 from ._file import copy_catalog, has_node, make_one_file, problems_in_file, version_of
 from ._log import is_as_stored
-from ._migrations import SCHEMA, Step, steps_from
+from ._migrations import SCHEMA, UNFINISHED, Step, steps_from
 from ._rows import (
     BY_COLUMNS,
     Committed,
@@ -40,6 +40,7 @@ __all__ = [
     "BY_COLUMNS",
     "EDITED",
     "SCHEMA",
+    "UNFINISHED",
     "Catalog",
     "Choose",
     "Committed",

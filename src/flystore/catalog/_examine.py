@@ -15,7 +15,7 @@ from flystore.model.errors import FlystoreError
 
 from ._database import connect
 from ._file import _opened, version_of
-from ._migrations import SCHEMA, stored_version
+from ._migrations import SCHEMA, UNFINISHED, stored_version
 from ._schema import log, schema_version
 
 LEAST_SQLITE = (3, 35, 0)
@@ -79,6 +79,9 @@ def _file_remarks(path: Path) -> list[Remark]:
 
 
 def _schema_remark(version: int, where: str) -> Remark:
+    if version == UNFINISHED:
+        text = f"{where} is a copy that is not finished; run the same `flystore copy` again."
+        return Remark("schema", "problem", text)
     if version > SCHEMA:
         text = f"{where} has schema {version}, this flystore knows {SCHEMA}; install the newer flystore."
         return Remark("schema", "problem", text)

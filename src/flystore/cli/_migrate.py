@@ -16,7 +16,7 @@ def run_migrate(directory: Path | None, catalog: str | None, *, dry_run: bool, i
         If there is no store, it is newer, or somebody has it open.
     """
     with needing_server_parts("flystore migrate"):
-        from flystore.catalog import SCHEMA, Catalog, Step, others_at, steps_from, version_at
+        from flystore.catalog import SCHEMA, UNFINISHED, Catalog, Step, others_at, steps_from, version_at
         from flystore.service.backup import CATALOG_FILE
     if (directory is None) == (catalog is None):
         raise Misconfigured("name either the directory of a store, or a catalogue with --catalog postgresql://…")
@@ -25,6 +25,8 @@ def run_migrate(directory: Path | None, catalog: str | None, *, dry_run: bool, i
     version = version_at(url)
     if version == 0:
         raise Misconfigured(f"there is no store in {where}; name the directory that `flystore serve` was given")
+    if version == UNFINISHED:
+        raise Misconfigured(f"{where} is a copy that is not finished; run the same `flystore copy` again")
     if version > SCHEMA:
         raise Misconfigured(
             f"{where} has schema {version} and this flystore knows {SCHEMA}; install the newer flystore, "

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gc
 import re
+import resource
 import secrets
 import signal
 import socket
@@ -165,6 +166,7 @@ def _serve(
         from flystore.http import REQUEST_ID, Access, Watching, build_app, server_settings
         from flystore.readers import without_plugins
         from flystore.service import Limits, Service
+        from flystore.service.limits import SPARE_DESCRIPTORS
         from flystore.storage import PathMap
     key = str(options.api_key)
     log_to_stderr(
@@ -191,6 +193,7 @@ def _serve(
 
     maps = [PathMap.parse(text) for text in options.maps]
     limits = Limits.parse(options.limits)
+    _allow_open_files(limits.connections + SPARE_DESCRIPTORS)
     if worker:  # together they may hold what one alone may
         limits = msgspec.structs.replace(limits, memory_bytes=limits.budget_bytes // options.workers)
     without_plugins()
@@ -220,6 +223,14 @@ def _serve(
         server = Server(config)
         ending.hand_over_to(server)
         server.run(sockets=[listener])
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Have the system allow so many, if it may: each connection is one, and shells start with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ async def asset_manifest(request: Request) -> Response:
 
 
 def _answer(request: Request, file: OpenedFile, name: str) -> Response:
-    modified = file.stat.st_mtime_ns / 1e9
+    modified = file.modified_ns / 1e9
     # A file just written to may be so again within one tick of its clock: what is sent of it now is known by nothing.
     once = secrets.token_hex(8) if abs(time.time() - modified) < QUIET_S else ""
     etag = f'"{hashlib.blake2b(repr((file.fingerprint, once)).encode(), digest_size=16).hexdigest()}"'

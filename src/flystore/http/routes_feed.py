@@ -55,6 +55,8 @@ async def feed(request: Request) -> Response:
     service: Service = request.app.state.service
     wait = integer(request, "wait", 0, most=MOST_WAIT_SECONDS) or 0
     pushed = flag(request, "follow", False)
+    if wait or pushed:
+        service.following.waking.require_room()
     asked = await _asked(service.following, request)
     if pushed:
         follower = service.following.waking.follower(asked.subject.topic)
@@ -78,6 +80,7 @@ async def feed_socket(socket: WebSocket) -> None:
     service: Service = socket.app.state.service
     try:
         socket.app.state.access.require(socket, "read:metadata")
+        service.following.waking.require_room()
         asked = await _asked(service.following, socket)
     except FlystoreError as error:
         await refuse(socket, error)
@@ -170,6 +173,7 @@ async def documents_pushed(request: Request) -> Response:
     following = service.following
     first = integer(request, "first") or 0
     beat = integer(request, "beat", BEAT_SECONDS, least=1, most=MOST_WAIT_SECONDS) or BEAT_SECONDS
+    following.waking.require_room()
     uid, is_open = await run_in_threadpool(following.run, path_of(request))
     follower = following.waking.follower(following.topic_of_documents(uid))
     try:

@@ -35,6 +35,7 @@ async def stream_socket(socket: WebSocket) -> None:
         form = socket.query_params.get("envelope_format", "json")
         if form not in _FORMATS:
             raise InvalidRequest(f"envelope_format={form!r} is unknown; there are {list(_FORMATS)}", status=400)
+        service.following.waking.require_room()
         start = integer(socket, "start")
         stream = None
         if held:
@@ -131,7 +132,10 @@ class _Sending:
     async def __call__(self, message: Message) -> None:
         body = dict(message.body)
         if "uri" in body:
-            body["uri"] = f"{self._array}?slice={body['uri']}"
+            shape = (body["patch"] or body)["shape"]
+            # With it, rows that are still being written are no shorter answer but one to be asked for again.
+            expected = ",".join(map(str, shape)) or "scalar"
+            body["uri"] = f"{self._array}?slice={body['uri']}&expected_shape={expected}"
             body["data_source"] = _source(body["data_source"])
         if "data_sources" in body:
             body["data_sources"] = [_source(source) for source in body["data_sources"]]

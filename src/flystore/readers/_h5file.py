@@ -14,7 +14,6 @@ time: it is looked at a second time, and read again if it is not as it was.
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 import struct
@@ -32,7 +31,7 @@ from flystore.model.errors import (
     Unreadable,
     Unsupported,
 )
-from flystore.storage import FileStream, OpenedFile, Roots, is_windows
+from flystore.storage import FileStream, OpenedFile, Roots, is_windows, without_waiting
 
 from ._late import h5py, numcodecs
 
@@ -76,7 +75,7 @@ class Trace:
 
     def begin(self, file: OpenedFile) -> None:
         """Forget what was read before."""
-        self._state = _state(file)
+        self._state = file.current_state()
         self.nbytes, self._parts, self._size, self.swmr = 0, [], self._state[0], False
 
     def add(self, offset: int, data: bytes) -> None:
@@ -101,13 +100,8 @@ class Trace:
         ------
         NotReady
         """
-        if not (self.swmr or (self.holds(file) if self.is_whole else _state(file) == self._state)):
+        if not (self.swmr or (self.holds(file) if self.is_whole else file.current_state() == self._state)):
             raise NotReady(f"{file.uri} was written to while it was read; try again in a moment", uri=file.uri)
-
-
-def _state(file: OpenedFile) -> tuple[int, int]:
-    found = os.fstat(file.fd)
-    return found.st_size, found.st_mtime_ns
 
 
 class _Stream(FileStream):
@@ -124,11 +118,12 @@ class _Stream(FileStream):
         size = self._file.current_size()
         at = 0
         while at + _SUPERBLOCK <= size:
-            head = os.pread(self._file.fd, _SUPERBLOCK, at)
+            head = bytearray(_SUPERBLOCK)
+            del head[self._file.read_some(at, head) :]
             if self._trace is not None:
-                self._trace.add(at, head)
+                self._trace.add(at, bytes(head))
             if head[:8] == _SIGNATURE:
-                self._take_marks_off(head, at, size)
+                self._take_marks_off(bytes(head), at, size)
                 return
             at = at * 2 or 512
 
@@ -175,7 +170,7 @@ def _forget_plugins() -> None:
 
 def is_settling(file: OpenedFile) -> bool:
     """Return whether the file changed so recently that it may be changing still."""
-    return time.time_ns() - os.fstat(file.fd).st_mtime_ns < SETTLED_NS
+    return not file.steady and time.time_ns() - file.current_state()[1] < SETTLED_NS
 
 
 def with_dataset(
@@ -224,12 +219,16 @@ def while_settling(file: OpenedFile, path: str, use: Callable[[ExitStack], _T]) 
     Unreadable
         As `with_dataset`, and all that `use` raises on purpose.
     """
+
+    def locked() -> _T:
+        with H5_LOCK, ExitStack() as stack:
+            return use(stack)
+
     for attempt in range(_TRIES):
         try:
-            with H5_LOCK, ExitStack() as stack:
-                return use(stack)
+            return without_waiting(locked)
         except NotReady:
-            if attempt == _TRIES - 1:
+            if attempt == _TRIES - 1 or file.steady:
                 raise
         except FlystoreError:
             raise

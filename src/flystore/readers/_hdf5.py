@@ -384,7 +384,7 @@ class Hdf5Rows:
         self.fingerprint: tuple[int, ...] = file.fingerprint
         if owner is not file:
             self.fingerprint += owner.fingerprint
-        self.modified_ns = max(file.stat.st_mtime_ns, owner.stat.st_mtime_ns)
+        self.modified_ns = max(file.modified_ns, owner.modified_ns)
         self._roots = roots
         self._file = file
         self._owner = owner
@@ -459,13 +459,9 @@ class Hdf5Rows:
 
     def _rows_stored(self, offset: int, row_bytes: int) -> int:
         """Return up to which row the file's system has stored anything; where it does not tell, all."""
-        end, size = offset, self._owner.current_size()
-        try:
-            while end < size:
-                end = os.lseek(self._owner.fd, os.lseek(self._owner.fd, end, os.SEEK_DATA), os.SEEK_HOLE)
-        except (OSError, AttributeError) as error:
-            if getattr(error, "errno", None) != errno.ENXIO:
-                return self.shape[0]
+        end = self._owner.stored_until(offset)
+        if end is None:
+            return self.shape[0]
         return -(-(end - offset) // row_bytes)
 
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
@@ -830,9 +826,8 @@ def open_hdf5(roots: Roots, file: OpenedFile, path: str, nested: int = 0) -> Row
     """
     name = f"{file.uri}, dataset {path!r}"
     settling = is_settling(file)
-    # Also when its inode changed: archives give back old times, and an inode that is free goes to the next file.
-    key = (file.stat.st_dev, file.stat.st_ctime_ns, file.fingerprint, path)
-    place = (file.stat.st_dev, file.stat.st_ino, path)
+    key = (file.version, path)
+    place = (file.place, path)
     layout, trace = _young.get(place, file) if settling else (_kept.get(key), None)
     owner = file
     if isinstance(file, NearFile) and (layout is None or layout.kind == "virtual"):

@@ -31,7 +31,7 @@ class TiffRows:
         self.chunks: tuple[int, ...] | None = None
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
-        self.modified_ns = file.stat.st_mtime_ns
+        self.modified_ns = file.modified_ns
         self._file = file
         try:
             self._tiff = tifffile.TiffFile(io.BufferedReader(file.stream()), name=file.uri)
@@ -125,7 +125,7 @@ class JpegRows:
         self.chunks: tuple[int, ...] | None = None
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
-        self.modified_ns = file.stat.st_mtime_ns
+        self.modified_ns = file.modified_ns
         self._file = file
         try:
             with warnings.catch_warnings():

@@ -21,7 +21,7 @@ class NpyRows:
         self.chunks: tuple[int, ...] | None = None
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
-        self.modified_ns = file.stat.st_mtime_ns
+        self.modified_ns = file.modified_ns
         self._file = file
 
     def close(self) -> None:

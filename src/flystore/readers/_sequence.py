@@ -12,7 +12,6 @@ from flystore.storage import Roots, candidate_paths
 from ._source import Resource, RowSource
 from ._template import FileTemplate
 
-
 _SIDE_BY_SIDE = 8
 """Files at the end of a sequence that may be written at the same time."""
 
@@ -58,7 +57,7 @@ class ListedNames:
 
     def _exists(self, uri: str) -> bool:
         try:
-            return self._roots.resolve(uri).stat().st_size > 0
+            return self._roots.size(uri) > 0
         except (MissingAsset, FileNotFoundError):
             return False
 

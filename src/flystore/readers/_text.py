@@ -34,7 +34,7 @@ class CsvRows:
         self.chunks: tuple[int, ...] | None = None
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
-        self.modified_ns = file.stat.st_mtime_ns
+        self.modified_ns = file.modified_ns
         self._file = file
         self._parameters = parameters
         self._values: np.ndarray | None = None

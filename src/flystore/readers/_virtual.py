@@ -212,7 +212,7 @@ class VirtualRows:
         self.chunks: tuple[int, ...] | None = None
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
-        self.modified_ns = file.stat.st_mtime_ns
+        self.modified_ns = file.modified_ns
         self._file = file
         self._owner = owner
         self._mappings = mappings

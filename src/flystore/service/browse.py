@@ -22,7 +22,7 @@ from .columns import column_structure
 from .entries import Entry, InFile, Place, root
 from .inside import InsideFiles, file_of, not_catalogued, place_in
 from .limits import Limits
-from .observed import readable_structure
+from .observed import cut, readable_structure
 from .table_files import TableFiles
 
 STREAMS = "streams"
@@ -444,12 +444,18 @@ def _entries_of(snapshot: Snapshot, found: Sequence[Node], paths: Sequence[tuple
 
 
 def _entry(snapshot: Snapshot, node: Node, path: tuple[str, ...], observation: Observation | None) -> Entry:
+    structure = readable_structure(node, observation)
+    if structure is not None and node.external is not None and observation is None and node.run_uid is not None:
+        # Nobody knows yet whether what was announced is there; what is said now must be there when it is read.
+        run = snapshot.run_heard(node.run_uid)
+        if run is not None and run.open:
+            structure = cut(structure, 0, node.key)
     return Entry(
         path=path,
         family=node.family,
         specs=node.specs,
         metadata=node.metadata,
-        structure=readable_structure(node, observation),
+        structure=structure,
         node=node,
         observation=observation,
         access_tags=node.access_tags,

@@ -48,7 +48,7 @@ class WatchedRoots(Roots):
 
     def _open_path(self, path: str, uri: str) -> OpenedFile:
         file = super()._open_path(path, uri)
-        self.newest = max(self.newest, (file.stat.st_mtime_ns, uri))
+        self.newest = max(self.newest, (file.modified_ns, uri))
         self.opened[uri] = file.fingerprint
         self.paths[uri] = file.path
         return file

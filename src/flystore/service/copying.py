@@ -206,7 +206,7 @@ def _require_own(target: Place, source: Source) -> None:
     mark = target.directory / _MARK
     held = {path.name for path in target.directory.iterdir()} - {_MARK}
     wanted = msgspec.json.encode(source.origin)
-    if mark.exists():
+    if mark.exists() and held:  # without anything else, it is of a copy that was ended before it began
         if mark.read_bytes() != wanted:
             raise Conflict(
                 f"{target.directory} holds the beginning of another copy, or the source was written to since; end what "
@@ -216,7 +216,10 @@ def _require_own(target: Place, source: Source) -> None:
     if held - known or (held and not _is_finished(target, source)):
         raise Conflict(f"{target.directory} is not empty; copy into a directory of its own. Nothing was changed.")
     if not held:
-        mark.write_bytes(wanted)
+        with open(mark, "wb") as file:
+            file.write(wanted)
+            file.flush()
+            os.fsync(file.fileno())
         sync_directory(target.directory)
 
 

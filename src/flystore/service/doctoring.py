@@ -18,7 +18,7 @@ from flystore.model.errors import FlystoreError
 from flystore.readers import decodable_filters
 
 from .backup import CATALOG_FILE
-from .limits import Limits
+from .limits import SPARE_DESCRIPTORS, Limits
 
 LEAST_KEY = 16
 """Letters of a key that nobody guesses, if they are random."""
@@ -31,7 +31,6 @@ _KNOWN_KEYS = frozenset({
 # fmt: on
 MAKE = "make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
 
-_SPARE_DESCRIPTORS = 500
 _MOST_ENTRIES = 20_000
 _MOST_SECONDS = 3.0
 _SHIPPED = ("h5py", "numcodecs", "zarr", "tifffile", "pyarrow", "pillow")
@@ -209,15 +208,15 @@ def examine_key(key: str | None, file: Path | None = None) -> Iterator[Remark]:
 
 def examine_process(limits: Limits) -> Iterator[Remark]:
     """Look at what the system lets a process have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + _SPARE_DESCRIPTORS
-    if soft < wanted:
-        fix = "LimitNOFILE=65536 in the unit, or ulimit -n" + (f" {wanted}" if hard >= wanted else " as root")
-        state = "problem" if soft < 256 else "warning"
-        text = f"a process may have {soft} files open, fewer than {limits.connections} connections and their files need"
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # what a shell starts with is less, and the service raises it
+    wanted = limits.connections + SPARE_DESCRIPTORS
+    if hard not in (resource.RLIM_INFINITY, 0) and hard < wanted:
+        fix = f"LimitNOFILE=65536 in the unit, or ulimit -n {wanted} as root"
+        state = "problem" if hard < 256 else "warning"
+        text = f"a process may have {hard} files open, fewer than {limits.connections} connections and their files need"
         yield Remark("open files", state, f"{text}; {fix}.")  # type: ignore[arg-type]
     else:
-        yield Remark("open files", "ok", f"a process may have {soft} files open.")
+        yield Remark("open files", "ok", "a process may have as many files open as its connections need.")
     size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if size != resource.RLIM_INFINITY:
         text = f"files may not grow beyond {size / 1e9:,.3f} GB (RLIMIT_FSIZE); ulimit -f unlimited."

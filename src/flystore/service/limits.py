@@ -10,6 +10,9 @@ from flystore.model.errors import Misconfigured
 from flystore.storage import memory_of_this_machine
 
 MIB = 1 << 20
+SPARE_DESCRIPTORS = 500
+"""Open files of a process beside its connections."""
+
 _MOST_BUDGET = 4096 * MIB
 _FACTORS = {"": 1, "k": 1000, "m": 10**6, "g": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _MAY_BE_ZERO = frozenset({"memory_bytes", "silence_seconds", "compress_bytes"})
@@ -52,6 +55,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Bytes/s that a body must arrive with, and an answer be taken with, on the whole; beyond `patience_seconds`.
     connections : int
         Open at once; further ones are answered 503.
+    followers : int
+        Of these, who follow what happens and stay for it; further ones are answered 503, so that writers and readers
+        find room beside them.
     silence_seconds : float
         An open run not heard of for so long is shown as interrupted. Nothing is refused.
     compress_bytes : int
@@ -72,7 +78,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head_seconds: float = 20.0
     patience_seconds: float = 30.0
     slowest_rate: int = 1024
-    connections: int = 1000
+    connections: int = 4000
+    followers: int = 2000
     silence_seconds: float = 600.0
     compress_bytes: int = 1000
 

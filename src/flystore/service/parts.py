@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flystore.model.errors import InvalidRequest, Truncated
+from flystore.model.errors import InvalidRequest, NotReady, Truncated, Unreadable
 from flystore.model.slices import normalise, selected
 from flystore.model.structures import SEGMENT_ARRAY_MIMETYPE, ArrayStructure, DataSource
 from flystore.storage import block_region
 
 from .entries import Entry
+from .observed import is_growing
 
 Index = slice | int
 
@@ -74,13 +75,15 @@ def planned_part(
     ------
     OutOfBounds, InvalidRequest, Truncated
         If it does not fit.
+    NotReady
+        If `expected_shape` has rows that were announced, and are still being written.
     """
     whole = structure.shape
     region: tuple[slice, ...] = ()
     if block is not None:
         region = block_region(structure, block)
         whole = tuple(part.stop - part.start for part in region)
-    elif not wanted and expected_shape is not None:
+    if not wanted and expected_shape is not None:
         wanted = _known_rows(whole, expected_shape)
     picked = normalise(wanted, whole)
     pairs = zip(picked, whole, strict=True)
@@ -126,10 +129,17 @@ def _known_rows(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[Inde
     return ()
 
 
-def _unexpected(entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]) -> InvalidRequest | Truncated:
+def _unexpected(entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]) -> InvalidRequest | Unreadable:
     announced = (entry.node.structure or {}).get("shape") if entry.node is not None else None
     where = "/" + "/".join(entry.path)
     if announced and shape and len(shape) == len(expected) and shape[0] < expected[0] <= announced[0]:
+        if is_growing(entry.observation):
+            return NotReady(
+                f"{where}: {announced[0]} rows were announced, and not all that are asked for are written yet. Try "
+                "again in a moment.",
+                announced=announced[0],
+                found=shape[0],
+            )
         return Truncated(
             f"{where}: {announced[0]} rows were announced, {shape[0]} can be read now",
             announced=announced[0],

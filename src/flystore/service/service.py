@@ -86,7 +86,7 @@ class Service:
         self.assets = Assets(self.browse, array_store, roots)
         self.zarr = ZarrView(self.browse, self.arrays, StoredForms(self.arrays, array_store, roots), self._prober)
         self.documents = Documents(catalog)
-        self.following = Following(catalog, Waking(catalog))
+        self.following = Following(catalog, Waking(catalog, most=self.limits.followers))
         self.streaming = Streaming(catalog, self.browse, self.arrays, self.tables)
         self.exports = Exports(catalog, self.browse, self.arrays, self.ragged, self.documents)
         self.versions = Versions(self.browse, self._prober, Sights(catalog))

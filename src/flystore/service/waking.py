@@ -19,7 +19,9 @@ from types import TracebackType
 from typing import Self
 
 from flystore.catalog import Catalog, Committed, NotAtOnce
-from flystore.model.errors import FlystoreError
+from flystore.model.errors import FlystoreError, Unavailable
+
+from .limits import Limits
 
 log = logging.getLogger("flystore.service")
 
@@ -170,6 +172,8 @@ class Waking:
         Watched from now on.
     look_seconds : float, optional
         How often to look for commits of other processes while anybody follows; None: as often as it is cheap.
+    most : int, optional
+        Followers for whom there is room; see `require_room`.
 
     Attributes
     ----------
@@ -177,8 +181,9 @@ class Waking:
         Held for moments only; for followers.
     """
 
-    def __init__(self, catalog: Catalog, *, look_seconds: float | None = None) -> None:
+    def __init__(self, catalog: Catalog, *, look_seconds: float | None = None, most: int = Limits().followers) -> None:
         self.lock = threading.Lock()
+        self._most = most
         self._catalog = catalog
         self._look_seconds = look_seconds
         self._topics: dict[str, set[Follower]] = {}
@@ -197,6 +202,22 @@ class Waking:
         """How many follow."""
         with self.lock:
             return sum(map(len, self._topics.values()))
+
+    def require_room(self) -> None:
+        """Raise unless one more may follow.
+
+        Those who follow stay: without a bound they would take all connections, and writers find none.
+
+        Raises
+        ------
+        Unavailable
+        """
+        if len(self) >= self._most:
+            raise Unavailable(
+                f"{self._most} follow already, which is as many as this service takes; try again later, or have "
+                "whoever runs it allow more with --limit followers=N",
+                limit=self._most,
+            )
 
     def follower(self, topic: str = EVERYTHING) -> Follower:
         """Return a follower of `topic`, to be closed; it is told of all that is committed from now on."""
@@ -316,8 +337,7 @@ class Waking:
     def _look(self) -> None:
         """Look again and again, as long as anybody follows."""
         self._changes = None
-        if self._unlisten is None and not self._ended:
-            self._unlisten = self._catalog.listen(self._told)
+        listens = self._unlisten is not None
         while True:
             with self.lock:
                 if self._ended or not self._topics:
@@ -328,13 +348,16 @@ class Waking:
                     return
             seconds = LOOK_SECONDS if self._look_seconds is None else self._look_seconds
             try:
+                if not listens:
+                    self._unlisten = self._catalog.listen(self._told)
+                    listens = True
                 changes = self._changes_now()
                 if changes is None or changes != self._changes:
                     self.heard()
                 if changes is not None:
                     self._changes = changes  # asked for before the look: what came since makes it another number
                     seconds = CHEAP_LOOK_SECONDS if self._look_seconds is None else seconds
-            except FlystoreError as error:
+            except (FlystoreError, OSError, RuntimeError) as error:  # no more files or threads: others close theirs
                 log.warning("commits of other processes are not seen now: %s", error)
             busy = time.monotonic() < self._busy_until
             self._bell.wait(min(SOON_SECONDS, seconds) if busy else seconds)

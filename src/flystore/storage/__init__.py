@@ -10,6 +10,7 @@ from ._budget import Account, Budget, held, memory_of_this_machine, released, re
 from ._buffers import (
     MOST_ENTRIES,
     PartStore,
+    check_rows,
     names_in,
     opened_rows,
     pack,
@@ -31,9 +32,12 @@ from ._columns import (
     together,
 )
 from ._file_runs import FileRuns
+from ._keep import DirectoryKeep, Keep, Locks
+from ._keep_bucket import BucketKeep, BucketPart
 from ._limits import human_bytes, require_below
 from ._locks import LOCKS_DIRECTORY, FileLocks
 from ._near import NearFile, NearNames, NearRoots, WouldWait, reserved_at_once
+from ._opened_object import OpenedObject, without_waiting
 from ._passing import StoredArray, without_sum
 from ._roots import FileStream, OpenedFile, PathMap, Roots
 from ._segments import (
@@ -44,7 +48,7 @@ from ._segments import (
 )
 from ._sink import Sink
 from ._sums import ArrayCheck
-from ._uris import candidate_paths, is_windows, uri_of_path
+from ._uris import candidate_paths, is_object, is_windows, uri_of_path
 
 __all__ = [
     "LOCKS_DIRECTORY",
@@ -52,14 +56,20 @@ __all__ = [
     "Account",
     "ArrayCheck",
     "ArrayStore",
+    "BucketKeep",
+    "BucketPart",
     "Budget",
+    "DirectoryKeep",
     "FileLocks",
     "FileRuns",
     "FileStream",
+    "Keep",
+    "Locks",
     "NearFile",
     "NearNames",
     "NearRoots",
     "OpenedFile",
+    "OpenedObject",
     "PartStore",
     "PathMap",
     "Roots",
@@ -68,6 +78,7 @@ __all__ = [
     "WouldWait",
     "block_region",
     "candidate_paths",
+    "check_rows",
     "decode_column",
     "decode_header",
     "decode_segment",
@@ -79,6 +90,7 @@ __all__ = [
     "held",
     "human_bytes",
     "is_plain",
+    "is_object",
     "is_windows",
     "memory_of_this_machine",
     "names_in",
@@ -99,4 +111,5 @@ __all__ = [
     "unpack_untrusted",
     "uri_of_path",
     "without_sum",
+    "without_waiting",
 ]

@@ -1,6 +1,6 @@
-"""Internal arrays: arrays that clients send, kept as Zarr v3 in a directory, readable without us.
+"""Internal arrays: arrays that clients send, kept as Zarr v3 in a directory or a bucket, readable without us.
 
-One directory an array. Chunks are Blosc-compressed and carry a CRC-32C, so a flipped bit is an error and
+One folder an array. Chunks are Blosc-compressed and carry a CRC-32C, so a flipped bit is an error and
 never a value. Numbers, booleans and datetimes are stored as Zarr's own types. What Zarr v3 has no settled
 type for (strings, bytes, structured and extended-precision values) is stored as ``uint8`` with one more
 axis, the bytes of an item; `dtype` in the attributes says how to view it: ``z[...].view(dtype)[..., 0]``.
@@ -15,7 +15,6 @@ short leaves some of them new. Writes to one array are serialised, between proce
 """
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,17 +22,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flystore.disk import Trust, make_directory, sync_directory
+from flystore.disk import Trust
 from flystore.disk.failpoints import reach
-from flystore.model.errors import Conflict, Damaged, InvalidRequest, OutOfBounds
+from flystore.model.errors import Conflict, Damaged, FlystoreError, InvalidRequest, OutOfBounds
 from flystore.model.late import late
 from flystore.model.slices import Item, normalise, result_shape, selected
 from flystore.model.structures import ArrayStructure
 
+from ._keep import Folder, Keep, keep_of
 from ._limits import require_below
-from ._locks import FileLocks
 from ._passing import StoredArray, stored_array, stored_chunk
-from ._sums import WRITTEN, ArrayCheck, check_array
+from ._sums import ArrayCheck, check_array
 
 _T = TypeVar("_T")
 
@@ -50,24 +49,29 @@ _NATIVE = frozenset("?bhilqBHILQefdFDmM")
 
 
 class ArrayStore:
-    """Arrays in a directory, each under a key of the caller's choice.
+    """Arrays in a directory or another place, each under a key of the caller's choice.
 
     The caller keeps the structure; what is stored may already be longer than it says, when a write that
     extended the array was cut short.
 
     Parameters
     ----------
-    directory : Path
-        Made if it does not exist.
+    keep : Keep or Path
+        Of a path, the directory; made if it does not exist.
     trust : Trust, optional
         Shared with others who write to the same store; None is the arrays' own. All that writes may raise
         `DiskFull`, and `SyncFailed` once a sync has failed.
     """
 
-    def __init__(self, directory: Path, trust: Trust | None = None) -> None:
-        self.directory = directory
+    def __init__(self, keep: Keep | Path, trust: Trust | None = None) -> None:
+        self.keep = keep_of(keep)
         self._trust = trust or Trust()
-        self._locks = FileLocks(directory, "array")
+        self._locks = self.keep.locks("array")
+
+    @property
+    def directory(self) -> Path:
+        """Of this machine; see `Keep`."""
+        return self.keep.directory
 
     def create(self, key: str, structure: ArrayStructure) -> None:
         """Make an array; unwritten parts read as zeros (False, empty text, 1970 for datetimes).
@@ -82,28 +86,27 @@ class ArrayStore:
         dtype = structure.numpy_dtype
         if dtype.hasobject:
             raise InvalidRequest(f"arrays of {dtype} hold Python objects, which are not stored")
-        path = self._path(key)
+        folder = self.keep.folder(key)
         with self._lock(key), self._writing(key):
-            if path.exists():
+            if folder.is_there():
                 raise Conflict(f"there is an array under {key!r} already")
-            make_directory(path.parent)
             extra = () if _is_native(dtype) else (dtype.itemsize,)
+            chunks = _storage_chunks(structure)
+            folder.make()
             if 0 in extra:
-                make_directory(path)
                 return
             stored = _stored_dtype(dtype)
             reach("storage.before_create")
             _durable.create(
-                path,
+                folder,
                 shape=structure.shape + extra,
-                chunks=_storage_chunks(structure) + extra,
+                chunks=chunks + extra,
                 dtype=stored,
                 fill_value=np.zeros((), stored)[()],
                 dimension_names=None if extra else structure.dims,
                 attributes={"dtype": structure.dtype},
             )
-            (path / WRITTEN).touch()
-            sync_directory(path.parent)
+            folder.begin_list()
             reach("storage.after_create")
 
     def read(
@@ -229,12 +232,12 @@ class ArrayStore:
 
         Nothing is decompressed. A write that goes on at the same time is no damage.
         """
-        path = self._path(key)
-        found = check_array(path)
+        folder = self.keep.folder(key)
+        found = check_array(folder)
         if not found.damaged:
             return found
         with self._locks.keeping_writers_out(key):
-            return check_array(path)
+            return check_array(folder)
 
     def stored(self, key: str, structure: ArrayStructure) -> StoredArray | None:
         """Return how the chunks of an array are stored; None where nothing is stored, or in an unknown way.
@@ -246,7 +249,7 @@ class ArrayStore:
         """
         if structure.numpy_dtype.itemsize == 0:
             return None
-        return self._guarded(key, lambda: stored_array(self._path(key), structure))
+        return self._guarded(key, lambda: stored_array(self._folder(key), structure))
 
     def stored_chunk(self, key: str, stored: StoredArray, index: Sequence[int]) -> bytes | None:
         """Return a chunk as it is stored, after a look at its checksum; None if nobody wrote it.
@@ -256,17 +259,13 @@ class ArrayStore:
         Damaged
             If it was written and is gone, or fails its checksum.
         """
-        return self._guarded(key, lambda: stored_chunk(self._path(key), stored, index))
+        return self._guarded(key, lambda: stored_chunk(self._folder(key), stored, index))
 
     def delete(self, key: str) -> None:
         """Remove an array; one that is not there is removed already."""
-        path = self._path(key)
+        folder = self.keep.folder(key)
         with self._lock(key), self._writing(key):
-            if path.exists():
-                reach("storage.before_delete")
-                shutil.rmtree(path)
-                sync_directory(path.parent)
-                reach("storage.after_delete")
+            folder.remove()
 
     def _extend(
         self,
@@ -279,29 +278,36 @@ class ArrayStore:
         dtype = structure.numpy_dtype
         if dtype.itemsize == 0:
             return ArrayStructure.of(dtype, shape, None, structure.dims)
-        with self._lock(key), self._writing(key):
 
-            def grow() -> tuple[int, ...]:
-                array = self._open(key)
-                extra = array.shape[len(shape) :]
-                # Never shrink: a write that was cut short may have left the stored array longer.
-                grown = tuple(max(a, b) for a, b in zip(shape, array.shape, strict=False)) + extra
-                if grown != array.shape:
-                    array.resize(grown)
-                array[region] = _to_stored(values)
-                return tuple(array.chunks[: len(shape)])
+        def grow(array: Any) -> tuple[int, ...]:
+            extra = array.shape[len(shape) :]
+            # Never shrink: a write that was cut short may have left the stored array longer.
+            grown = tuple(max(a, b) for a, b in zip(shape, array.shape, strict=False)) + extra
+            if grown != array.shape:
+                array.resize(grown)
+            array[region] = _to_stored(values)
+            return tuple(array.chunks[: len(shape)])
 
-            sizes = self._guarded(key, grow)
+        sizes = self._change(key, grow)
         return ArrayStructure.of(dtype, shape, _regular(shape, sizes), structure.dims)
 
     def _write(self, key: str, structure: ArrayStructure, region: tuple[slice, ...], values: np.ndarray) -> None:
         if values.nbytes == 0:
             return
+        self._change(key, lambda array: array.__setitem__(region, _to_stored(values)))
+
+    def _change(self, key: str, change: Callable[[Any], _T]) -> _T:
+        folder = self.keep.folder(key)
+
+        def once() -> _T:
+            with _durable.changing(folder) as array:
+                return change(array)
+
         with self._lock(key), self._writing(key):
-            self._guarded(key, lambda: self._open(key).__setitem__(region, _to_stored(values)))
+            return self._guarded(key, lambda: folder.again_if_overtaken(once))
 
     def _open(self, key: str) -> Any:
-        return _durable.opened(self._path(key))
+        return _durable.opened(self._folder(key))
 
     def _writing(self, key: str) -> AbstractContextManager[None]:
         return self._trust.writing(f"the array {key!r}")
@@ -310,14 +316,13 @@ class ArrayStore:
         """Turn what Zarr says about bad bytes into `Damaged`; OSError (disk full) goes through."""
         try:
             return use()
+        except FlystoreError:
+            raise
         except (ValueError, KeyError, RuntimeError, TypeError, FileNotFoundError) as error:
             raise Damaged(f"the stored array {key!r} cannot be read or written: {error}") from error
 
-    def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if not all(parts) or any(part.startswith(".") or "\\" in part or "\0" in part for part in parts):
-            raise InvalidRequest(f"{key!r} is not a storage key")
-        return self.directory.joinpath(*parts)
+    def _folder(self, key: str) -> Folder:
+        return self.keep.folder(key)
 
     def _lock(self, key: str) -> AbstractContextManager[None]:
         return self._locks.holding(key)

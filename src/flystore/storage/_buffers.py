@@ -1,4 +1,4 @@
-"""Parts: what clients send of awkward, ragged and sparse nodes, one file each, in a directory for each node.
+"""Parts: what clients send of awkward, ragged, sparse and table nodes, one file each, in a folder for each node.
 
 A part is replaced whole: after a crash its file holds the old content or the new one. `.written` lists the parts that
 were written, so one that is gone is an error and never nothing. The files can be read without us:
@@ -15,23 +15,27 @@ were written, so one that is gone is an error and never nothing. The files can b
 from __future__ import annotations
 
 import io
-import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import google_crc32c
 
-from flystore.disk import Trust, make_directory, replace_file, sync_directory
-from flystore.disk.failpoints import reach
-from flystore.model.errors import Damaged, InvalidRequest, TooLarge
+from flystore.disk import Trust
+from flystore.model.errors import Damaged, FlystoreError, InvalidRequest, TooLarge
 from flystore.model.late import pa, pq
 
 from ._budget import reserve
+from ._keep import Keep, keep_of
 from ._limits import require_below
-from ._sums import WRITTEN, ArrayCheck, written, written_line
+from ._sums import ArrayCheck, written
+
+if TYPE_CHECKING:
+    from ._keep_bucket import BucketPart
 
 MOST_ENTRIES = 10_000
 """Buffers in one zip."""
@@ -59,66 +63,58 @@ _WRONG_ZIP = (
 
 
 class PartStore:
-    """Parts of nodes in a directory, each node under a key of the caller's choice.
+    """Parts of nodes in a directory or another place, each node under a key of the caller's choice.
 
     Who writes a part is alone at it: writes to one node are the caller's to serialise.
 
     Parameters
     ----------
-    directory : Path
+    keep : Keep or Path
+        Of a path, the directory.
     trust : Trust, optional
         Shared with others who write to the same store.
     """
 
-    def __init__(self, directory: Path, trust: Trust | None = None) -> None:
-        self.directory = directory
+    def __init__(self, keep: Keep | Path, trust: Trust | None = None) -> None:
+        self.keep = keep_of(keep)
         self._trust = trust or Trust()
 
     def create(self, key: str) -> None:
         """Make the place for a node's parts; what lies there is removed."""
-        path = self.directory / key
+        folder = self.keep.folder(key)
         with self._trust.writing(f"the parts of {key}"):
-            if path.exists():
-                shutil.rmtree(path)
-            make_directory(path)
-            (path / WRITTEN).touch()
-            sync_directory(path)
+            folder.remove()
+            folder.make()
+            folder.begin_list()
 
     def write(self, key: str, part: str, content: bytes | pa.Buffer) -> None:
         """Give a part its content; durable when this returns."""
-        path = self.directory / key / part
         with self._trust.writing(f"the part {part} of {key}"):
-            new = not path.exists()
-            reach("storage.before_part")
-            replace_file(path, content)
-            reach("storage.after_part")
-            if new:
-                # After the part and not synced: if this line is lost, less is known, and nothing wrong is said.
-                with (path.parent / WRITTEN).open("ab") as listed:
-                    listed.write(written_line(part))
+            self.keep.folder(key).put_listed(part, content, "part")
 
-    def path(self, key: str, part: str) -> Path | None:
-        """Return where a part lies; None if it was never written.
+    def path(self, key: str, part: str) -> Path | BucketPart | None:
+        """Return where a part lies, for the functions of this module; None if it was never written.
 
         Raises
         ------
         Damaged
             If it was written and is gone.
         """
-        path = self.directory / key / part
-        if path.exists():
+        folder = self.keep.folder(key)
+        path = folder.part(part)
+        if path is not None:
             return path
-        if part in written(path.parent) or not path.parent.is_dir():
+        if part in written(folder) or not folder.is_there():
             raise Damaged(f"the part {part} of {key} was written and is gone", part=part)
         return None
 
     def verify(self, key: str) -> ArrayCheck:
         """Check every part of a node against its checksums, and that none is gone."""
-        directory, found = self.directory / key, ArrayCheck()
-        if not directory.is_dir():
+        folder, found = self.keep.folder(key), ArrayCheck()
+        if not folder.is_there():
             found.damaged.append("its directory is gone")
             return found
-        for part in sorted(written(directory) | {path.name for path in directory.iterdir()}):
+        for part in sorted(written(folder) | set(folder.names())):
             if part.startswith("."):
                 continue
             try:
@@ -136,13 +132,20 @@ class PartStore:
         return found
 
 
-def _check_part(path: Path) -> None:
-    if path.name.startswith(ROWS_PREFIX):
-        check_rows(path)
-    elif path.suffix == ".parquet":
-        read_parquet(path)
-    else:
-        read_zip(path)
+@contextmanager
+def _wrong_if(kinds: tuple[type[BaseException], ...], path: Path | BucketPart) -> Iterator[None]:
+    """Turn what libraries say of bytes that make no sense into `Damaged`; a place that does not answer is none."""
+    try:
+        yield
+    except FlystoreError:
+        raise
+    except kinds as error:
+        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+
+
+def _source(path: Path | BucketPart) -> Path | IO[bytes]:
+    """Return what PyArrow and `zipfile` open."""
+    return path if isinstance(path, Path) else path.open("rb")
 
 
 # --------------------------------------------------------------------------- buffers in a zip
@@ -165,7 +168,7 @@ def _comment(directory: bytes | memoryview) -> bytes:
     return f"crc32c:{google_crc32c.value(bytes(directory)):08x}".encode()
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+def _opened(path: Path | BucketPart) -> zipfile.ZipFile:
     """Open a zip that `pack` made, if its directory is what was written."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
@@ -178,7 +181,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
         file.seek(begin)
         if _comment(file.read(max(size - begin - len(tail) + _END.size - 2, 0))) != tail[_END.size :]:
             raise zipfile.BadZipFile("its directory fails its checksum")
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(_source(path))
 
 
 def unpack_untrusted(data: bytes, wanted: Callable[[str], bool], limit_bytes: int) -> dict[str, bytes]:
@@ -224,21 +227,18 @@ def _require_these(names: list[str], wanted: Callable[[str], bool]) -> None:
         raise InvalidRequest(f"there is no buffer {extra[0][:80]!r} in what this node holds", found=extra[0][:80])
 
 
-def names_in(path: Path) -> list[tuple[str, int]]:
+def names_in(path: Path | BucketPart) -> list[tuple[str, int]]:
     """Return (name, size in bytes) of the buffers in a part.
 
     Raises
     ------
     Damaged
     """
-    try:
-        with _opened(path) as archive:
-            return [(entry.filename, entry.file_size) for entry in archive.infolist()]
-    except _WRONG_ZIP as error:
-        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+    with _wrong_if(_WRONG_ZIP, path), _opened(path) as archive:
+        return [(entry.filename, entry.file_size) for entry in archive.infolist()]
 
 
-def read_zip(path: Path, names: Iterable[str] | None = None) -> dict[str, bytes]:
+def read_zip(path: Path | BucketPart, names: Iterable[str] | None = None) -> dict[str, bytes]:
     """Return buffers of a part by name, all or those named.
 
     Raises
@@ -246,11 +246,8 @@ def read_zip(path: Path, names: Iterable[str] | None = None) -> dict[str, bytes]
     Damaged
         If one fails its checksum or is not there.
     """
-    try:
-        with _opened(path) as archive:
-            return {name: archive.read(name) for name in (archive.namelist() if names is None else names)}
-    except _WRONG_ZIP as error:
-        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+    with _wrong_if(_WRONG_ZIP, path), _opened(path) as archive:
+        return {name: archive.read(name) for name in (archive.namelist() if names is None else names)}
 
 
 # --------------------------------------------------------------------------- columns in Parquet
@@ -273,20 +270,22 @@ def table_sum(table: pa.Table) -> bytes:
     return f"{total:08x}".encode()
 
 
-def rows_of(path: Path) -> int:
+def rows_of(path: Path | BucketPart) -> int:
     """Return how many rows a part has.
 
     Raises
     ------
     Damaged
     """
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
+    with _wrong_if(_wrong_parquet(), path):
+        return int(pq.read_metadata(_source(path)).num_rows)
 
 
-def read_parquet(path: Path) -> pa.Table:
+def _wrong_parquet() -> tuple[type[BaseException], ...]:
+    return (pa.ArrowException, OSError, ValueError, MemoryError)
+
+
+def read_parquet(path: Path | BucketPart) -> pa.Table:
     """Return the columns of a part.
 
     Raises
@@ -294,11 +293,9 @@ def read_parquet(path: Path) -> pa.Table:
     Damaged
         If they fail their checksums.
     """
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
+    with _wrong_if(_wrong_parquet(), path):
+        table = pq.read_table(_source(path), page_checksum_verification=True)
         fits = (table.schema.metadata or {}).get(_TABLE_SUM) == table_sum(table)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise Damaged(f"the part {path.name} is not what was written: {error}") from error
     if not fits:
         raise Damaged(f"the part {path.name} fails its checksum")
     return table
@@ -340,7 +337,7 @@ def rows_sum(schema: pa.Schema, rows: int) -> bytes:
     return f"{google_crc32c.value(repr((fields, sorted(told.items()), rows)).encode()):08x}".encode()
 
 
-def opened_rows(source: pa.NativeFile | Path) -> tuple[pq.ParquetFile, pa.Schema]:
+def opened_rows(source: pa.NativeFile | Path | BucketPart) -> tuple[pq.ParquetFile, pa.Schema]:
     """Return a part with rows, open, and its schema as it was given to `pack_rows`.
 
     Raises
@@ -349,7 +346,10 @@ def opened_rows(source: pa.NativeFile | Path) -> tuple[pq.ParquetFile, pa.Schema
         If its schema or number of rows are not those stored.
     """
     try:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
+        known = isinstance(source, Path | pa.NativeFile)
+        file = pq.ParquetFile(source if known else source.open("rb"), page_checksum_verification=True)
+    except FlystoreError:
+        raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise Damaged(f"these rows are not what was written: {error}") from error
     try:
@@ -363,7 +363,7 @@ def opened_rows(source: pa.NativeFile | Path) -> tuple[pq.ParquetFile, pa.Schema
         raise
 
 
-def check_rows(path: Path) -> None:
+def check_rows(path: Path | BucketPart) -> None:
     """Read all rows of a part once.
 
     Raises
@@ -372,9 +372,7 @@ def check_rows(path: Path) -> None:
     """
     file, _ = opened_rows(path)
     with file:
-        try:
+        with _wrong_if(_wrong_parquet(), path):
             rows = sum(batch.num_rows for batch in file.iter_batches())
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            raise Damaged(f"the part {path.name} is not what was written: {error}") from error
         if rows != file.metadata.num_rows:
             raise Damaged(f"the part {path.name} has {rows} rows, not {file.metadata.num_rows}")

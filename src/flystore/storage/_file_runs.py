@@ -1,6 +1,5 @@
 """Stretches of a file that leave as they lie there, without a copy of them in this process."""
 
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -59,8 +58,7 @@ class FileRuns(NamedTuple):
         ------
         NotReady
         """
-        now, before = os.fstat(self.file.fd), self.file.stat
-        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        if self.file.current_state() != (self.file.size, self.file.modified_ns):
             raise NotReady(
                 f"{self.file.uri} was written to while it was sent; what was sent of it may be neither the old nor the "
                 "new content. Read again.",

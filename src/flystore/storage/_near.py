@@ -18,6 +18,7 @@ from flystore.model.errors import FlystoreError
 
 from ._budget import _account
 from ._roots import FLAGS, FileStream, OpenedFile, Roots
+from ._uris import is_object
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -79,7 +80,7 @@ class NearNames:
         """Remember whether the file of a URI, which really is at `path`, is near. Not on an event loop."""
         if uri in self._names:
             return
-        near = _is_near(path)
+        near = not is_object(path) and _is_near(path)
         with self._lock:
             self._names[uri] = near
             while len(self._names) > _MOST_NAMES:

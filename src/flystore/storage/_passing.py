@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import msgspec
@@ -12,6 +11,9 @@ from flystore.model.errors import Damaged
 from flystore.model.structures import ArrayStructure
 
 from ._sums import METADATA, checked_metadata, written
+
+if TYPE_CHECKING:
+    from ._keep import Folder
 
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _SUM_BYTES = 4
@@ -41,9 +43,11 @@ class StoredArray(msgspec.Struct, frozen=True):
     axes: int
 
 
-def stored_array(directory: Path, structure: ArrayStructure) -> StoredArray | None:
-    """Return how the array in `directory` is stored; None if not in the way in which this service stores arrays."""
-    content = (directory / METADATA).read_bytes()
+def stored_array(folder: "Folder", structure: ArrayStructure) -> StoredArray | None:
+    """Return how the array in a folder is stored; None if not in the way in which this service stores arrays."""
+    content = folder.get(METADATA)
+    if content is None:
+        raise FileNotFoundError(f"{METADATA} is gone")
     checked_metadata(content)
     described = json.loads(content)
     order, blosc, *rest = described["codecs"]
@@ -72,15 +76,14 @@ def stored_array(directory: Path, structure: ArrayStructure) -> StoredArray | No
     )
 
 
-def stored_chunk(directory: Path, stored: StoredArray, index: Sequence[int]) -> bytes | None:
+def stored_chunk(folder: "Folder", stored: StoredArray, index: Sequence[int]) -> bytes | None:
     """Return the compressed bytes of a chunk without their checksum, which they fit; None if nobody wrote it."""
     extra = (0,) * (stored.axes - len(stored.chunks))
     key = "/".join(("c", *map(str, (*index, *extra))))
-    try:
-        content = (directory / key).read_bytes()
-    except FileNotFoundError:
-        if key in written(directory):
-            raise Damaged(f"the chunk {key} was written and is gone", chunk=key) from None
+    content = folder.get(key)
+    if content is None:
+        if key in written(folder):
+            raise Damaged(f"the chunk {key} was written and is gone", chunk=key)
         return None
     if not stored.summed:
         return content

@@ -5,18 +5,23 @@ resolved, so nothing can be swapped between the check and the use. What lies out
 `OutsideRoots` whether or not it exists there, so an answer never tells what else is on the machine.
 Messages name the URI as it was registered and never a path of the server.
 
+A root may also be a part of a bucket (``s3://bucket/prefix``): then the key of an object is what counts, there being
+no links.
+
 Hard links cannot be told from the file itself: whoever may link a file into a root may have it served.
 """
 
 import errno
 import io
+import itertools
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from flystore.model.errors import (
     FlystoreError,
@@ -28,15 +33,18 @@ from flystore.model.errors import (
     TooLarge,
     Truncated,
     Unreadable,
+    Unsupported,
 )
 
-from ._uris import candidate_paths, is_windows
+from ._objects import Bucket, split_url
+from ._uris import candidate_paths, is_object, is_windows
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _T = TypeVar("_T")
+_MAPPED = re.compile(r"=(?=/|s3://)")
 
 _AT_ONCE = 1 << 24
 """Bytes that are asked for in one call before it is known whether the file has them."""
@@ -52,7 +60,7 @@ class PathMap:
         Leading part of the writer's paths; whole segments. Where it looks like Windows, case and the
         kind of slash do not matter.
     target : str
-        Absolute path here.
+        Absolute path here, or ``s3://bucket/prefix``.
     """
 
     source: str
@@ -60,19 +68,24 @@ class PathMap:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        r"""Read ``FROM=TO``, for example ``C:\data=/mnt/data``. TO begins after the last ``=/``.
+        r"""Read ``FROM=TO``, for example ``C:\data=/mnt/data``. TO begins after the last ``=/`` or ``=s3://``.
 
         Raises
         ------
         Misconfigured
-            If FROM or TO is not an absolute path.
+            If FROM is not an absolute path, or TO neither that nor a place in a bucket.
         """
-        source, separator, target = text.rpartition("=/")
-        if not separator or not (source.startswith("/") or is_windows(source)):
+        found = list(_MAPPED.finditer(text))
+        source = text[: found[-1].start()] if found else ""
+        if not (source.startswith("/") or is_windows(source)):
             raise Misconfigured(
-                f"--map {text!r} is not FROM=TO with two absolute paths; for example C:\\data=/mnt/data"
+                f"--map {text!r} is not FROM=TO with two absolute paths; for example C:\\data=/mnt/data, or "
+                "/data=s3://bucket/data for what lies in a bucket"
             )
-        return cls(source, "/" + target)
+        target = text[found[-1].start() + 1 :]
+        if is_object(target):
+            split_url(target)
+        return cls(source, target)
 
     def apply(self, path: str) -> str | None:
         """Return the path here that `path` means, or None if this map says nothing about it."""
@@ -110,7 +123,15 @@ class OpenedFile:
         As registered; what messages name.
     stat : os.stat_result
         Of the descriptor, when it was opened.
+
+    `flystore.storage.OpenedObject` is the same of an object in a bucket, and has neither `fd` nor `stat`.
     """
+
+    steady: ClassVar[bool] = False
+    """Whether what was opened can never change, only be replaced."""
+
+    remote: ClassVar[bool] = False
+    """Whether each read is a request over the network, so that few and large ones are better."""
 
     def __init__(self, fd: int, path: str, uri: str, status: os.stat_result) -> None:
         self.fd = fd
@@ -127,6 +148,27 @@ class OpenedFile:
     def size(self) -> int:
         """Size in bytes when opened."""
         return self.stat.st_size
+
+    @property
+    def modified_ns(self) -> int:
+        """Modification time when opened, ns since 1970."""
+        return self.stat.st_mtime_ns
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What tells this file from others, whatever becomes of its content."""
+        return (self.stat.st_dev, self.stat.st_ino)
+
+    @property
+    def version(self) -> tuple[object, ...]:
+        """What tells this content from others."""
+        # Also when its inode changed: archives give back old times, and an inode that is free goes to the next file.
+        return (self.stat.st_dev, self.stat.st_ctime_ns, self.fingerprint)
+
+    def current_state(self) -> tuple[int, int]:
+        """(size in bytes, modification time in ns) now."""
+        found = os.fstat(self.fd)
+        return found.st_size, found.st_mtime_ns
 
     def current_size(self) -> int:
         """Size in bytes now; a file being written may have grown."""
@@ -181,6 +223,32 @@ class OpenedFile:
         except OSError as error:
             raise Unreadable(f"{self.uri} cannot be read: {os.strerror(error.errno or 0)}") from error
 
+    def read_some(self, offset: int, into: "Buffer") -> int:
+        """Read into a writable buffer; return how many bytes there were, fewer only at the end."""
+        return os.preadv(self.fd, [memoryview(into).cast("B")], offset)
+
+    def stored_until(self, offset: int) -> int | None:
+        """Return up to where the file's system has stored anything from `offset` on; None where it does not tell."""
+        end, size = offset, self.current_size()
+        try:
+            while end < size:
+                end = os.lseek(self.fd, os.lseek(self.fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+        except (OSError, AttributeError) as error:
+            if getattr(error, "errno", None) != errno.ENXIO:
+                return None
+        return end
+
+    @contextmanager
+    def ahead(self, ranges: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Within, `read_into` of what lies in `ranges` (beginning and length) is quick; a file needs nothing for it.
+
+        Raises
+        ------
+        NotReady, NoAccess, MissingAsset, Unavailable
+            If an object cannot be read, or not as it was when it was opened.
+        """
+        yield
+
     def holds(self, offset: int, data: bytes) -> bool:
         """Return whether the file has these bytes at `offset`."""
         return os.pread(self.fd, len(data), offset) == data
@@ -230,7 +298,7 @@ class FileStream(io.RawIOBase):
         return self._file.current_size()
 
     def readinto(self, buffer: "Buffer") -> int:
-        n = os.preadv(self._file.fd, [memoryview(buffer).cast("B")], self._position)
+        n = self._file.read_some(self._position, buffer)
         self._position += n
         return n
 
@@ -240,14 +308,15 @@ class Roots:
 
     Parameters
     ----------
-    read : sequence of Path
-        Directories; symlinks in them are resolved once, here. None at all means nothing can be read.
+    read : sequence of Path or str
+        Directories, or places in buckets (``s3://bucket/prefix``); symlinks in them are resolved once, here. None at
+        all means nothing can be read.
     maps : sequence of PathMap
         Applied when a file is looked for, never stored. The longest match wins, then the first.
     """
 
     def __init__(self, read: Sequence[Path | str] = (), maps: Sequence[PathMap] = ()) -> None:
-        self.read = tuple(os.path.realpath(root) for root in read)
+        self.read = tuple(_real_root(str(root)) for root in read)
         self.maps = tuple(sorted(maps, key=lambda m: -m.depth))
 
     def resolve(self, uri: str) -> Path:
@@ -257,18 +326,40 @@ class Roots:
 
         Raises
         ------
+        Unsupported
+            Also if it is in a bucket.
         OutsideRoots, MissingAsset, Unreadable, Unsupported, InvalidRequest
             As `open` does.
         """
 
-        def existing(real: str) -> Path:
+        def existing(path: str) -> Path:
+            if is_object(path):
+                raise _in_bucket(path, uri)
+            real = self._inside(path, uri)
             os.stat(real)
             return Path(real)
 
-        return self._first(uri, lambda path: existing(self._inside(path, uri)))
+        return self._first(uri, existing)
+
+    def size(self, uri: str) -> int:
+        """Return the size in bytes of what a URI names; a statement about now only.
+
+        Raises
+        ------
+        OutsideRoots, MissingAsset, Unreadable, Unsupported, InvalidRequest
+            As `open` does.
+        """
+
+        def found(path: str) -> int:
+            if is_object(path):
+                with self._open_object(path, uri) as file:
+                    return file.size
+            return os.stat(self._inside(path, uri)).st_size
+
+        return self._first(uri, found)
 
     def open(self, uri: str) -> OpenedFile:
-        """Open a regular file for reading; a context manager.
+        """Open a regular file, or an object in a bucket, for reading; a context manager.
 
         Raises
         ------
@@ -279,9 +370,11 @@ class Roots:
         Unreadable
             If it is no regular file (a directory, a pipe, a device) or may not be read.
         Unsupported
-            If the URI has another scheme than ``file``.
+            If the URI has another scheme than ``file`` and ``s3``.
         InvalidRequest
             If the URI holds no absolute path, a NUL, or a name that no file system takes.
+        NoAccess, Unavailable
+            If a bucket refuses, or cannot be reached.
         """
         return self._first(uri, lambda path: self._open_path(path, uri))
 
@@ -312,9 +405,12 @@ class Roots:
         parts = relative.split("/")
         if not relative or relative.startswith("/") or "\\" in relative or "\0" in relative or ".." in parts:
             raise InvalidRequest(f"{relative[:200]!r} is not a path below {uri}")
+        name = f"{uri.rstrip('/')}/{relative}"
+        place = self._in_bucket(uri)
+        if place is not None:
+            return self.open_path(f"{place}/{relative}", name)
         directory = self.resolve(uri)
         narrowed = Roots([directory])
-        name = f"{uri.rstrip('/')}/{relative}"
         return narrowed.open_path(os.path.join(directory, relative), name)
 
     def list_files(self, uri: str) -> Iterator[tuple[str, int]]:
@@ -322,6 +418,10 @@ class Roots:
 
         Symlinks are followed only where they stay inside the roots; others are left out.
         """
+        place = self._in_bucket(uri)
+        if place is not None:
+            yield from ((found.name, found.size) for found in Bucket(place).children()[1])
+            return
         directory = self.resolve(uri)
 
         def entries() -> list[tuple[str, int]]:
@@ -344,6 +444,12 @@ class Roots:
         OutsideRoots, MissingAsset, Unsupported, InvalidRequest
             As `open` does.
         """
+        place = self._in_bucket(uri)
+        if place is not None:
+            names = [found.name for found in itertools.islice(Bucket(place).listed(), most + 1)]
+            if len(names) > most:
+                raise TooLarge(f"{uri} has more than {most} files", limit=most)
+            return sorted(names)
         directory = self.resolve(uri)
         narrowed = Roots([directory])
 
@@ -365,6 +471,17 @@ class Roots:
             return sorted(found)
 
         return self._explained(uri, listed)
+
+    def _in_bucket(self, uri: str) -> str | None:
+        """Return the URL of a "directory" in a bucket, inside the roots; None if the URI means none of these."""
+        place = self.here(candidate_paths(uri)[0])
+        if not is_object(place):
+            return None
+        place = place.rstrip("/")
+        _require_object(place, uri)
+        if not self._contains(place):
+            raise _outside(uri)
+        return place
 
     def _listable(self, entry: os.DirEntry[str]) -> bool:
         if entry.is_symlink() and not self._contains(os.path.realpath(entry.path)):
@@ -407,7 +524,17 @@ class Roots:
         except ValueError as error:  # an embedded NUL, or a name that cannot be encoded
             raise InvalidRequest(f"{uri[:200]!r} is not a file name") from error
 
+    def _open_object(self, path: str, uri: str) -> OpenedFile:
+        _require_object(path, uri)
+        if not self._contains(path):
+            raise _outside(uri)
+        from ._opened_object import opened_object
+
+        return opened_object(path, uri)
+
     def _open_path(self, path: str, uri: str) -> OpenedFile:
+        if is_object(path):
+            return self._open_object(path, uri)
         real = self._inside(path, uri)
         # A look before opening: merely opening a device or a pipe can have effects.
         if not stat.S_ISREG(os.stat(real).st_mode):
@@ -445,6 +572,26 @@ class Roots:
     def _contains(self, real: str) -> bool:
         # Strings, both sides resolved; the separator keeps /data2 out of /data.
         return any(real == root or real.startswith(root.rstrip("/") + "/") for root in self.read)
+
+
+def _real_root(root: str) -> str:
+    if not is_object(root):
+        return os.path.realpath(root)
+    bucket, prefix = split_url(root)
+    return f"s3://{bucket}/{prefix}".rstrip("/")
+
+
+def _require_object(path: str, uri: str) -> None:
+    try:
+        _, key = split_url(path)
+    except Misconfigured as error:
+        raise InvalidRequest(error.message) from error
+    if not key or path.endswith("/"):
+        raise InvalidRequest(f"{uri[:200]!r} is not the name of an object: it has no key")
+
+
+def _in_bucket(path: str, uri: str) -> Unsupported:
+    return Unsupported(f"{uri} is in a bucket, where only files can be had, one by one", uri=uri)
 
 
 def _outside(uri: str) -> OutsideRoots:

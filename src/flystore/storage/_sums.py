@@ -1,13 +1,15 @@
 """Checksums of internal arrays: of their metadata and chunks, and which chunks there must be."""
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import msgspec
 
 from flystore.model.errors import Damaged
+
+if TYPE_CHECKING:
+    from ._keep import Folder
 
 METADATA = "zarr.json"
 WRITTEN = ".written"
@@ -72,12 +74,14 @@ def written_line(key: str) -> bytes:
     return f"{key} {google_crc32c.value(key.encode()):08x}\n".encode()
 
 
-def written(directory: Path) -> frozenset[str]:
-    """Return the chunks of the array in `directory` that are known to have been written."""
-    try:
-        lines = (directory / WRITTEN).read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return frozenset()
+def written(folder: "Folder") -> frozenset[str]:
+    """Return the files of a folder that are known to have been written: chunks, or parts."""
+    return listed_in(folder.get(WRITTEN) or b"")
+
+
+def listed_in(content: bytes) -> frozenset[str]:
+    """Return the names in a list of what was written; lines that fail their checksum are left out."""
+    lines = content.splitlines(keepends=True)
     return frozenset(key for line in lines if written_line(key := _key_of(line)) == line)
 
 
@@ -85,41 +89,41 @@ def _key_of(line: bytes) -> str:
     return line.decode(errors="replace").rpartition(" ")[0]
 
 
-def check_array(directory: Path) -> ArrayCheck:
-    """Check the files of the array in `directory`; see `ArrayStore.verify`."""
+def check_array(folder: "Folder") -> ArrayCheck:
+    """Check the files of the array in a folder; see `ArrayStore.verify`."""
     found = ArrayCheck()
-    if not directory.is_dir():
+    if not folder.is_there():
         found.damaged.append("its directory is gone")
         return found
-    listed = _listed(directory, found)
-    if not (directory / METADATA).exists():
+    metadata = folder.get(METADATA)
+    listed = _listed(folder, metadata is not None, found)
+    names = folder.names()
+    if metadata is None:
         # Items of no bytes have nothing to store.
-        if listed is not None or any(directory.iterdir()):
+        if listed is not None or names:
             found.damaged.append(f"{METADATA} is gone")
         return found
-    _check_metadata(directory, listed is not None, found)
-    chunks = _chunks(directory)
-    for path in chunks:
-        _check_chunk(directory, path, found)
-    gone = set(listed or ()) - {path.relative_to(directory).as_posix() for path in chunks}
+    _check_metadata(metadata, listed is not None, found)
+    chunks = sorted(name for name in names if _is_chunk(name))
+    for name in chunks:
+        _check_chunk(folder, name, found)
+    gone = set(listed or ()) - set(chunks)
     found.damaged += [f"the chunk {key} was written and is gone" for key in sorted(gone)]
     return found
 
 
-def _chunks(directory: Path) -> list[Path]:
-    top = directory / "c"
-    if top.is_file():  # the one chunk of a scalar
-        return [top]
-    return sorted(path for path in top.rglob("*") if not path.name.startswith(".") and path.is_file())
+def _is_chunk(name: str) -> bool:
+    # A scalar has one, without a number.
+    return (name == "c" or name.startswith("c/")) and not name.rpartition("/")[2].startswith(".")
 
 
-def _listed(directory: Path, found: ArrayCheck) -> list[str] | None:
-    try:
-        lines = (directory / WRITTEN).read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        if (directory / METADATA).exists():
+def _listed(folder: "Folder", is_array: bool, found: ArrayCheck) -> list[str] | None:
+    content = folder.get(WRITTEN)
+    if content is None:
+        if is_array:
             found.unverified.append("which chunks were written is not known")
         return None
+    lines = content.splitlines(keepends=True)
     good = [key for line in lines if written_line(key := _key_of(line)) == line]
     torn = bool(lines) and not lines[-1].endswith(b"\n")  # a power cut may leave the last line short
     if len(good) + torn < len(lines):
@@ -128,9 +132,9 @@ def _listed(directory: Path, found: ArrayCheck) -> list[str] | None:
     return good
 
 
-def _check_metadata(directory: Path, expected: bool, found: ArrayCheck) -> None:
+def _check_metadata(content: bytes, expected: bool, found: ArrayCheck) -> None:
     try:
-        summed = checked_metadata((directory / METADATA).read_bytes())
+        summed = checked_metadata(content)
     except Damaged as error:
         found.damaged.append(error.message)
         return
@@ -142,12 +146,10 @@ def _check_metadata(directory: Path, expected: bool, found: ArrayCheck) -> None:
         found.unverified.append(f"{METADATA} carries no checksum")
 
 
-def _check_chunk(directory: Path, path: Path, found: ArrayCheck) -> None:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:  # replaced while we looked
+def _check_chunk(folder: "Folder", name: str, found: ArrayCheck) -> None:
+    content = folder.get(name)
+    if content is None:  # replaced while we looked
         return
-    name = path.relative_to(directory).as_posix()
     body, stored = content[:-_SUM_BYTES], content[-_SUM_BYTES:]
     if len(content) < _SUM_BYTES or google_crc32c.value(body) != int.from_bytes(stored, "little"):
         found.damaged.append(f"the chunk {name} fails its checksum")

@@ -3,6 +3,7 @@
 Writers in the field put raw paths after ``file://localhost``, spaces, ``#`` and ``%`` included; others
 percent-encode as the standard asks. Which of the two a URI is cannot be told from its text, so both
 readings are candidates, in this fixed order: the path as it stands, then the percent-decoded one.
+Objects in a bucket are named ``s3://bucket/key``; the key, too, may be meant as it stands or encoded.
 A query or fragment is never split off, because ``#`` and ``?`` are legal in file names.
 """
 
@@ -23,6 +24,11 @@ def is_windows(path: str) -> bool:
     return bool(_DRIVE.match(path)) or path.startswith("\\\\")
 
 
+def is_object(path: str) -> bool:
+    """Return whether a URI or path names an object in a bucket."""
+    return path[:5].lower() == "s3://"
+
+
 def candidate_paths(uri: str) -> tuple[str, ...]:
     r"""Return the absolute paths that a file URI can mean, most literal first.
 
@@ -31,17 +37,18 @@ def candidate_paths(uri: str) -> tuple[str, ...]:
     uri : str
         ``file://localhost/abs``, ``file:///abs``, ``file:/abs``, a bare absolute path, or a Windows path in
         any of these forms (``C:\data\x``, ``file:///C:/data/x``, ``file://localhost/C:/x``,
-        ``\\server\share\x``, ``file://server/share/x``).
+        ``\\server\share\x``, ``file://server/share/x``), or ``s3://bucket/key``.
 
     Returns
     -------
     tuple of str
-        One or two paths. POSIX paths begin with ``/``; Windows paths with a drive or with ``\\``.
+        One or two paths. POSIX paths begin with ``/``; Windows paths with a drive or with ``\\``; objects are
+        ``s3://bucket/key``.
 
     Raises
     ------
     Unsupported
-        If the scheme is another than ``file``.
+        If the scheme is another than ``file`` and ``s3``.
     InvalidRequest
         If there is no absolute path in it, it holds a NUL, or it is longer than `MAX_URI`.
     """
@@ -60,12 +67,15 @@ def candidate_paths(uri: str) -> tuple[str, ...]:
 def _path_part(uri: str) -> str:
     if uri.startswith("/") or is_windows(uri):
         return uri
+    if is_object(uri):
+        return "s3" + uri[2:]
     match = _SCHEME.match(uri)
     if match is None:
         raise InvalidRequest(f"{_shown(uri)} is not an absolute path and not a file URI")
     if match["scheme"].lower() != "file":
         raise Unsupported(
-            f"{_shown(uri)} has the scheme {match['scheme']!r}; only files can be read (file://localhost/…)",
+            f"{_shown(uri)} has the scheme {match['scheme']!r}; only files can be read (file://localhost/…), and "
+            "objects in a bucket (s3://bucket/key)",
             scheme=match["scheme"],
         )
     rest = uri[match.end() :]

@@ -221,14 +221,15 @@ def main() -> None:
         if writer is None:
             writer = maker(Path(path), (int(height), int(width)), int(most), **how)
         if what == "to":
-            for done in range(done, number):
-                writer.write(done)
+            for each in range(done, number):
+                writer.write(each)
             done = number
         elif what == "begin":
             writer.begin(number)
         elif what == "close":
             writer.close()
-        print(f"{what} {number}" if what != "close" else what, flush=True)
+        sys.stdout.write(f"{what} {number}\n" if what != "close" else f"{what}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

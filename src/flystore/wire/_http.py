@@ -468,17 +468,11 @@ def _filling(response: BaseHTTPResponse, into: memoryview) -> Iterator[int]:
     """Fill a buffer from a body that is not compressed; yield how many bytes came each time."""
     at = 0
     while at < len(into):
-        n = _readinto(response, into[at : at + PIECE_BYTES])
+        n = _receive(response, into[at : at + PIECE_BYTES])
         if n == 0:
             return
         at += n
         yield n
-
-
-def _readinto(response: BaseHTTPResponse, into: memoryview) -> int:
-    piece = response.read(len(into), decode_content=False)
-    into[: len(piece)] = piece
-    return len(piece)
 
 
 def _fill_from(response: BaseHTTPResponse, into: memoryview) -> int:

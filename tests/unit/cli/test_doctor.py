@@ -19,7 +19,7 @@ from threading import Thread
 
 import pytest
 
-from flystore.catalog import SCHEMA, _examine
+from flystore.catalog import SCHEMA, UNFINISHED, _examine
 from flystore.cli._doctor import DoctorOptions, examine_port, examine_writer, run_doctor
 from flystore.disk import _examine as disk_examine
 from flystore.disk import examine_directory
@@ -293,6 +293,8 @@ def test_a_catalogue_that_is_new_old_newer_damaged_or_of_the_future(tmp_path):
     assert "flystore migrate" in the(_examine.examine_file(file), "schema")[1]
     run(f"UPDATE flystore_schema SET version = {SCHEMA + 1}")
     assert "newer flystore" in problems(_examine.examine_file(file))[0]
+    run(f"UPDATE flystore_schema SET version = {UNFINISHED}")
+    assert "flystore copy" in problems(_examine.examine_file(file))[0]
     run(f"UPDATE flystore_schema SET version = {SCHEMA}")
     run(f"INSERT INTO log (position, kind, received, body) VALUES (1, 'operation', {time.time() + 7200}, x'00')")
     assert "set back" in the(_examine.examine_file(file), "clock")[1]

@@ -254,7 +254,7 @@ def test_a_run_under_way_is_looked_at_without_a_transaction_each_time(service, m
     monkeypatch.setattr(prober, "_clock", lambda: clock[0])
     real_keep, real_found = prober._keep, prober.found
     monkeypatch.setattr(prober, "_keep", lambda *given: kept.append(given) or real_keep(*given))
-    monkeypatch.setattr(prober, "found", lambda *given: found.append(given) or real_found(*given))
+    monkeypatch.setattr(prober, "found", lambda *given, **more: found.append(given) or real_found(*given, **more))
     for _ in range(5):
         assert body(service, path)[0] == values.tobytes()
         clock[0] += 1.0

@@ -130,6 +130,28 @@ def test_commits_of_another_process_are_found_by_looking(catalog, tmp_path):
         waking.end()
 
 
+@pytest.mark.parametrize("what", ["listen", "changes", "read"])
+def test_who_cannot_look_for_want_of_files_or_threads_looks_again(catalog, tmp_path, monkeypatch, what):
+    waking = Waking(catalog, look_seconds=0.01)
+    real, failures = getattr(catalog, what), [OSError("too many open files"), RuntimeError("can't start new thread")]
+
+    def failing(*args):
+        if failures:
+            raise failures.pop()
+        return real(*args)
+
+    monkeypatch.setattr(catalog, what, failing)
+    try:
+        with waking.follower() as follower, another(tmp_path) as other:
+            assert follower.wait_here(0, GENEROUS)  # the first look that succeeds wakes all
+            assert not failures
+            mark = follower.mark
+            commit(other, "a")
+            assert follower.wait_here(mark, GENEROUS)
+    finally:
+        waking.end()
+
+
 def test_commits_of_another_process_are_found_at_once_by_who_hears_of_them(catalog, waking, tmp_path):
     settled(waking, catalog)
     topics = topic_of_path(("a",)), topic_of_path(("b",))

@@ -135,3 +135,24 @@ def test_rows_are_split_into_segments_that_hold_them_all_in_order(rows, most):
     if rows * 20 < most:
         assert len(pieces) == (rows > 0)
     assert all(n == 1 or len(body) <= most + 2000 for n, body in pieces)
+
+
+KINDS = [
+    pa.array([1.5, None, 2.0]),
+    pa.array([True, False, None]),
+    pa.array(["a", None, "ääh"]),
+    pa.nulls(3),
+    pa.array([[1], None, []]),
+    pa.array(["x", "y", "x"]).dictionary_encode(),
+    pa.array([["x"], [], ["y"]], pa.list_(pa.dictionary(pa.int8(), pa.string()))),
+    pa.array([{"a": 1}, {"a": None}, None]),
+]
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=4), st.integers(0, 3), st.integers(0, 3))
+def test_a_segment_is_byte_for_byte_what_arrow_itself_writes(columns, first, rows):
+    original = pa.RecordBatch.from_arrays(columns, [f"c{n}" for n in range(len(columns))]).slice(first, rows)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, original.schema) as writer:
+        writer.write_batch(original)
+    assert encode_segment(original) == sink.getvalue().to_pybytes()
