@@ -20,6 +20,7 @@ from websockets.sync.client import connect
 
 from flystore.catalog import Catalog
 from flystore.http import Access, build_app, server_settings
+from flystore.model.errors import Unavailable
 from flystore.service import Limits, Service
 from flystore.service.following import Following, Place, Subject
 from flystore.service.waking import Waking
@@ -247,6 +248,42 @@ def test_a_subscriber_that_never_reads_costs_one_buffer_and_is_told_where_to_go_
             if not page["more"]:
                 break
         assert found + rest == every
+
+
+@pytest.mark.parametrize("route", ["feed/?follow=true", "feed/?wait=30", "documents/nobody?follow=true"])
+def test_more_than_may_follow_are_refused_and_all_else_is_answered(tmp_path, route):
+    with served(tmp_path / "store", Limits(followers=1)) as feed:
+        with feed.socket() as told:
+            told.recv(GENEROUS)
+            answer = feed.pool.request("GET", f"{feed.url}/api/v1/{route}", retries=False)
+            assert (answer.status, json.loads(answer.data)["error"]["facts"]["limit"]) == (503, 1)
+            for where in ("feed/", "stream/single/"):
+                with pytest.raises(InvalidStatus) as refused:
+                    connect(f"{feed.url.replace('http', 'ws')}/api/v1/{where}?api_key={KEY}", open_timeout=GENEROUS)
+                assert refused.value.response.status_code == 503
+            feed.change("a")
+            assert feed.page()["entries"]
+        while len(feed.service.following.waking):  # until the service has seen that it went
+            time.sleep(0.01)
+        with feed.socket() as told:
+            told.recv(GENEROUS)
+
+
+def test_a_database_that_does_not_answer_closes_a_socket_with_where_to_go_on(feed, monkeypatch):
+    def unavailable(*args, **more):
+        raise Unavailable("the database does not answer")
+
+    with feed.socket() as told:
+        token = json.loads(told.recv(GENEROUS))["next"]
+        monkeypatch.setattr(feed.service.following, "page_at_once", lambda *args, **more: None)
+        monkeypatch.setattr(feed.service.following, "page", unavailable)
+        feed.change("a")
+        with pytest.raises(ConnectionClosed) as closed:
+            told.recv(GENEROUS)
+    assert closed.value.rcvd.code == 1011
+    assert closed.value.rcvd.reason == f"unavailable; go on after {token}"
+    monkeypatch.undo()
+    assert [entry["path"] for entry in feed.page(after=token)["entries"]] == [["a"]]
 
 
 def test_sockets_and_streams_end_with_the_service(tmp_path):

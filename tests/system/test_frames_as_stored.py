@@ -14,9 +14,10 @@ from tiled.client.decoders import SUPPORTED_DECODERS
 from flystore import from_uri
 from flystore.client import _array, _frames
 from flystore.http import Access, build_app, routes_export, server_settings
-from flystore.model.errors import FlystoreError, Unreadable
+from flystore.model.errors import FlystoreError, NotReady, Unreadable
 from flystore.model.frames import FrameEncoder
 from flystore.service import Limits, Service
+from flystore.storage import FileRuns
 from flystore.testing.documents import RunDocuments, external
 from flystore.testing.faults.storing import frames_of
 from flystore.testing.serving import serving
@@ -171,6 +172,21 @@ def test_a_server_that_sends_no_files_sends_the_same_frames(held, stream, unpack
     monkeypatch.setattr("flystore.http.connections.can_send_files", lambda transport: False)
     np.testing.assert_array_equal(stream["lz4"][...], VALUES)
     assert unpacked == [VALUES.nbytes]
+
+
+def test_a_body_that_ends_early_because_the_file_changed_is_asked_for_again_where_it_ended(
+    stream, unpacked, read_little_last, monkeypatch
+):
+    looks = []
+
+    def look(runs):
+        looks.append(runs)
+        if len(looks) == 2:
+            raise NotReady("it was written to")
+
+    monkeypatch.setattr(FileRuns, "require_unchanged", look)
+    np.testing.assert_array_equal(stream["lz4"][...], VALUES)
+    assert unpacked[0] == VALUES.nbytes > sum(unpacked[1:]) > 0
 
 
 def test_a_chunk_that_cannot_be_decoded_is_named(stream, unpacked):

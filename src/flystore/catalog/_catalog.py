@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Self, TypeVar
 
 from flystore.disk import Trust
@@ -225,6 +225,19 @@ class Catalog:
         that ends it, or None if the database tells nobody: ask for `changes` every so often then.
         """
         return self._database.listen(heard)
+
+    def holding(self, name: str) -> AbstractContextManager[None]:
+        """Return an exclusive lock, between all processes that share a database in PostgreSQL; not reentrant.
+
+        It is dropped when its holder dies, or loses the database.
+
+        Raises
+        ------
+        Unavailable
+            If the database does not answer, or others held the lock for too long.
+        """
+        held: AbstractContextManager[None] = self._database.holding(name)
+        return held
 
     def _tell(self, committed: Committed) -> None:
         with self._lock:

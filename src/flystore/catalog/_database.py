@@ -297,6 +297,9 @@ class Database(Protocol):
         Returns a function that ends it; None if the database tells nobody.
         """
 
+    def holding(self, name: str) -> Any:
+        """Return a context manager: an exclusive lock between all who share the database, dropped when they die."""
+
     def close(self) -> None: ...
 
 
@@ -525,6 +528,9 @@ class SqliteDatabase:
 
     def listen(self, heard: Callable[[], None]) -> None:
         return None
+
+    def holding(self, name: str) -> Any:
+        raise NotAtOnce("only processes of one machine share a file; they lock files")
 
     def close(self) -> None:
         self._closed = True

@@ -58,6 +58,8 @@ _RETRY_S = 1.0
 """Between attempts to listen again."""
 
 _LOCK_RUN = Fixed(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:uid, 20))"))
+_HOLD = Fixed(sa.text("SELECT pg_advisory_lock(hashtextextended(:name, 21))"))
+_LET_GO = Fixed(sa.text("SELECT pg_advisory_unlock(hashtextextended(:name, 21))"))
 _NOTIFY = Fixed(sa.text("SELECT pg_notify(:channel, :payload)"))
 _STORE = "SELECT store FROM feed"
 
@@ -93,6 +95,7 @@ class PostgresDatabase:
         self._listeners: list[_Listener] = []
         writers = max(1, connections // 4)
         self._writers = self._pool(writers, {"lock_timeout": BUSY_S, "idle_in_transaction_session_timeout": FROZEN_S})
+        self._lockers = self._pool(connections, {"lock_timeout": BUSY_S})
         self._readers = self._pool(
             connections - writers,
             {"statement_timeout": READ_S, "idle_in_transaction_session_timeout": FROZEN_S},
@@ -183,9 +186,25 @@ class PostgresDatabase:
         self._listeners.append(listener)
         return listener.end
 
+    @contextmanager
+    def holding(self, name: str) -> Iterator[None]:
+        with self._session(self._lockers) as session:
+            session.execute(_HOLD, {"name": name})
+            session.driver.commit()  # it outlives the transaction, which must not stand still meanwhile
+            try:
+                yield
+            finally:
+                try:
+                    session.execute(_LET_GO, {"name": name})
+                    session.driver.commit()
+                except Exception as error:  # noqa: BLE001  the lock goes with the connection
+                    log.warning("a lock was lost with its connection to the database: %s", _first_line(error))
+                    session.connection.invalidate()
+
     def close(self) -> None:
         for listener in self._listeners:
             listener.end()
+        self._lockers.dispose()
         self._writers.dispose()
         self._readers.dispose()
 

@@ -45,6 +45,11 @@ def main() -> None:
         raise SystemExit(MISTAKE) from None
 
 
+def _roots_of(given: list[str] | None) -> tuple[Path | str, ...]:
+    # A Path would make one slash of the two of a bucket.
+    return tuple(root if root[:5].lower() == "s3://" else Path(root) for root in given or ())
+
+
 @_app.callback(invoke_without_command=True)
 def _commands(
     context: typer.Context,
@@ -92,6 +97,16 @@ def serve(
             "address with a password in the variable, or the password in a .pgpass file.",
         ),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="FLYSTORE_STORAGE",
+            show_default=False,
+            help="Keep arrays and tables in a bucket: s3://BUCKET/PREFIX. Keys and endpoint come from the AWS_… "
+            "variables; DIR then holds the catalogue, and nothing that lasts if that is in PostgreSQL.",
+        ),
+    ] = None,
     pool: Annotated[
         int,
         typer.Option(metavar="N", min=2, max=1000, help="Connections to PostgreSQL of each process, at most."),
@@ -118,13 +133,13 @@ def serve(
         ),
     ] = None,
     read: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "-r",
             "--read",
             metavar="ROOT",
             show_default=False,
-            help="Directory whose files may be read and served: where detectors write. Repeat it for more.",
+            help="Directory, or s3://bucket/prefix, whose files may be served: where detectors write. Repeatable.",
         ),
     ] = None,
     maps: Annotated[
@@ -133,7 +148,8 @@ def serve(
             "--map",
             metavar="FROM=TO",
             show_default=False,
-            help=r"What writers call a place, and what this machine calls it: C:\data=/mnt/data. Repeatable.",
+            help=r"What writers call a place, and what this machine calls it: C:\data=/mnt/data, or "
+            "/data=s3://bucket/data. Repeatable.",
         ),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Let anyone read without a key.")] = False,
@@ -190,12 +206,13 @@ def serve(
             directory=directory,
             catalog=catalog,
             pool=pool,
+            storage=storage,
             workers=workers,
             temp=temp,
             host=host,
             port=port,
             api_key=api_key,
-            read=tuple(read or ()),
+            read=_roots_of(read),
             maps=tuple(maps or ()),
             public=public,
             origins=tuple(origins or ()),
@@ -350,7 +367,7 @@ def doctor(
         typer.Argument(metavar="DIR", help="The directory of a store, there or not yet.", show_default=False),
     ] = None,
     read: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("-r", "--read", metavar="ROOT", show_default=False, help="As for `flystore serve`."),
     ] = None,
     catalog: Annotated[
@@ -392,7 +409,7 @@ def doctor(
     options = DoctorOptions(
         directory=directory,
         catalog=catalog,
-        read=tuple(read or ()),
+        read=_roots_of(read),
         host=host,
         port=port,
         api_key=api_key,
@@ -510,7 +527,7 @@ def verify(
         typer.Option("--deep", help="Work the trees out again from the log and compare; read files with checksums."),
     ] = False,
     read: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("-r", "--read", metavar="ROOT", show_default=False, help="As for `flystore serve`."),
     ] = None,
     maps: Annotated[
@@ -539,7 +556,7 @@ def verify(
     from ._verify import run_accept, run_verify
 
     if accept:
-        run_accept(directory, accept, read or (), maps or ())
+        run_accept(directory, accept, _roots_of(read), maps or ())
         return
-    status = run_verify(directory, deep=deep, read=read or (), maps=maps or (), scratch=scratch, as_json=as_json)
+    status = run_verify(directory, deep=deep, read=_roots_of(read), maps=maps or (), scratch=scratch, as_json=as_json)
     raise typer.Exit(status)

@@ -37,7 +37,7 @@ class DoctorOptions:
 
     directory: Path | None
     catalog: str | None
-    read: tuple[Path, ...]
+    read: tuple[Path | str, ...]
     host: str
     port: int | None
     api_key: str | None = dataclasses.field(repr=False)

@@ -43,7 +43,7 @@ class ServeOptions:
     host: str
     port: int
     api_key: str | None = dataclasses.field(repr=False)
-    read: tuple[Path, ...]
+    read: tuple[Path | str, ...]
     maps: tuple[str, ...]
     public: bool
     verbose: bool
@@ -55,6 +55,7 @@ class ServeOptions:
     slow_seconds: float = 0.0
     catalog: str | None = dataclasses.field(default=None, repr=False)
     pool: int = 20
+    storage: str | None = None
     workers: int = 1
 
 
@@ -143,6 +144,8 @@ def _directory(options: ServeOptions) -> Iterator[Path]:
     if options.directory is not None:
         yield options.directory
     elif options.temp:
+        if options.storage is not None:
+            raise Misconfigured("--temp keeps nothing, so there is nothing for a bucket; leave --temp or --storage out")
         with tempfile.TemporaryDirectory(prefix="flystore-") as made:
             yield Path(made)
     else:
@@ -198,7 +201,13 @@ def _serve(
         limits = msgspec.structs.replace(limits, memory_bytes=limits.budget_bytes // options.workers)
     without_plugins()
     with Service.open(
-        directory, read=options.read, maps=maps, limits=limits, catalog=options.catalog, connections=options.pool
+        directory,
+        read=options.read,
+        maps=maps,
+        limits=limits,
+        catalog=options.catalog,
+        connections=options.pool,
+        storage=options.storage,
     ) as service:
         watching = Watching(
             metrics_public=options.metrics_public,

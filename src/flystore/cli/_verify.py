@@ -19,7 +19,7 @@ def run_verify(
     directory: Path,
     *,
     deep: bool,
-    read: Sequence[Path],
+    read: Sequence[Path | str],
     maps: Sequence[str],
     scratch: Path | None,
     as_json: bool,
@@ -38,7 +38,7 @@ def run_verify(
     return DAMAGED if found.damaged else 0
 
 
-def run_accept(directory: Path, paths: Sequence[str], read: Sequence[Path], maps: Sequence[str]) -> None:
+def run_accept(directory: Path, paths: Sequence[str], read: Sequence[Path | str], maps: Sequence[str]) -> None:
     """Take the files of nodes for what they are now, and say so."""
     with needing_server_parts("flystore verify"):
         from flystore.service import Service

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def open_store(
-    directory: Path | str, *, read: Sequence[Path | str] = (), maps: Sequence[str] = (), create: bool = True
+    directory: Path | str,
+    *,
+    read: Sequence[Path | str] = (),
+    maps: Sequence[str] = (),
+    create: bool = True,
+    storage: str | None = None,
 ) -> Any:
     """Open a directory as ``flystore serve`` would, in this process, and return a client of it.
 
@@ -25,12 +30,14 @@ def open_store(
     directory : Path or str
         Where the catalogue and the data are kept; made if it does not exist, migrated if it is older.
     read : sequence of Path or str
-        Directories whose files may be read: where detectors write. Empty means that only what the store
-        itself keeps can be read.
+        Directories, or places in buckets (``s3://bucket/prefix``), whose files may be read: where detectors
+        write. Empty means that only what the store itself keeps can be read.
     maps : sequence of str
         ``FROM=TO``: what writers call a place, and what this machine calls it.
     create : bool
         Make a store where there is none; False raises.
+    storage : str, optional
+        ``s3://bucket/prefix`` for arrays and tables, reached by the ``AWS_…`` variables; None: the directory.
 
     Returns
     -------
@@ -42,7 +49,10 @@ def open_store(
     ------
     Misconfigured
         If the directory cannot be written or lies on a network file system, a root is no directory, a map
-        makes no sense, or the server parts are not installed; says what to do.
+        makes no sense, the bucket refuses or is another store's, or the server parts are not installed; says what
+        to do.
+    Unavailable
+        If the bucket does not answer.
 
     Notes
     -----
@@ -60,13 +70,14 @@ def open_store(
     with needing_server_parts("open_store"):
         from flystore.http import Access, build_app
         from flystore.service import Service
-        from flystore.storage import PathMap
+        from flystore.storage import PathMap, read_root
     place = _place(directory)
     service = Service.open(
         place,
-        read=[Path(root).expanduser() for root in read],
+        read=[root.expanduser() if isinstance(root, Path) else root for root in map(read_root, read)],
         maps=[PathMap.parse(text) for text in maps],
         create=create,
+        storage=storage,
     )
     key = secrets.token_hex(32)  # nobody else gets it: there is no socket to send it to
     try:

@@ -31,6 +31,9 @@ BEAT_SECONDS = 15
 SIGN_OF_LIFE = bytes(8)
 """Between frames of documents: a frame without content, which readers of a feed of documents pass over."""
 
+BROKEN = 1011
+"""Close code: the catalogue or a file could not be read."""
+
 RECONSTRUCTED_HEADER = "x-flystore-reconstructed"
 OPEN_HEADER = "x-flystore-run-open"
 """Whether more documents were expected of the run when the answer began; an answer that ends before the run does is one
@@ -99,6 +102,9 @@ async def pushed_to(socket: WebSocket, follower: Follower, pages: AsyncIterator[
             socket.scope[PLACE] = page.next
         if not gone.done():
             await socket.close(1012, "the service ends")
+    except FlystoreError as error:
+        if not gone.done():
+            await socket.close(BROKEN, f"{error.kind}; go on after {socket.scope.get(PLACE, 'the last token')}"[:120])
     except (WebSocketDisconnect, RuntimeError):
         if not gone.done():
             raise

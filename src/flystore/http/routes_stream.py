@@ -17,11 +17,10 @@ from flystore.service.waking import Follower
 from .parameters import integer
 from .pushing import PLACE, stop_when_gone
 from .resources import data_source_to_wire, path_of, url_path
-from .routes_feed import BEAT_SECONDS, refuse
+from .routes_feed import BEAT_SECONDS, BROKEN, refuse
 
 BAD_MESSAGE = 4001
 REJECTED = 4003
-BROKEN = 1011
 ENDED = "Producer ended stream"
 _NEEDED = frozenset(("read:data", "read:metadata"))
 _FORMATS = ("json", "msgpack")

@@ -12,6 +12,7 @@ import math
 import operator
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -211,6 +212,17 @@ def _as_field(field: Any) -> Any:
 ARROW_SCHEMA_PREFIX = "data:application/vnd.apache.arrow.file;base64,"
 
 
+_KEPT_SCHEMA_BYTES = 64 << 10
+
+
+def _read_schema(message: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(message))
+
+
+_kept_schema = lru_cache(64)(_read_schema)
+"""The same, of those seen lately: whoever reads a column asks for the schema of its table several times."""
+
+
 class TableStructure(msgspec.Struct, frozen=True):
     """Columns of a table.
 
@@ -232,7 +244,8 @@ class TableStructure(msgspec.Struct, frozen=True):
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.ipc.read_schema(pa.py_buffer(self.arrow_schema))
+        read = _read_schema if len(self.arrow_schema) > _KEPT_SCHEMA_BYTES else _kept_schema
+        return read(self.arrow_schema)
 
     def to_wire(self) -> dict[str, Any]:
         return {
@@ -249,7 +262,7 @@ class TableStructure(msgspec.Struct, frozen=True):
             if not text.startswith(ARROW_SCHEMA_PREFIX):
                 raise ValueError("arrow_schema lacks its data: prefix")
             raw = base64.b64decode(text[len(ARROW_SCHEMA_PREFIX) :], validate=True)
-            pa.ipc.read_schema(pa.py_buffer(raw))
+            (_read_schema if len(raw) > _KEPT_SCHEMA_BYTES else _kept_schema)(raw)
             return cls(raw, _names(wire["columns"]), _length(wire["npartitions"]))
         except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException, OSError) as error:
             raise InvalidRequest(f"this is not a table structure: {error!r}") from error

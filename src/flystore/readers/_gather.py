@@ -5,7 +5,8 @@ are read in one call; a sparse part is read in pieces, so a small region of a hu
 amount of memory.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -59,6 +60,20 @@ def gather(file: OpenedFile, offset: int, strides: Sequence[int], ranges: Sequen
     for part in (slice(0, middle), slice(middle, None)):
         piece = (*ranges[:axis], ranges[axis][part], *ranges[axis + 1 :])
         gather(file, offset, strides, piece, out[(slice(None),) * axis + (part,)])
+
+
+def spans(offset: int, strides: Sequence[int], ranges: Sequence[range], itemsize: int) -> Iterator[tuple[int, int]]:
+    """Yield (beginning, length) of each stretch that `gather` reads for the same part."""
+    start = offset + sum(r[0] * stride for r, stride in zip(ranges, strides, strict=True))
+    span = itemsize + sum((r[-1] - r[0]) * stride for r, stride in zip(ranges, strides, strict=True))
+    nbytes = itemsize * math.prod(map(len, ranges))
+    if span <= max(nbytes, _WHOLE_SPAN) or (span <= _LARGEST_SPAN and span <= _DENSE * nbytes):
+        yield start, span
+        return
+    axis = next(i for i, r in enumerate(ranges) if len(r) > 1)
+    middle = len(ranges[axis]) // 2
+    for part in (slice(0, middle), slice(middle, None)):
+        yield from spans(offset, strides, (*ranges[:axis], ranges[axis][part], *ranges[axis + 1 :]), itemsize)
 
 
 def c_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:

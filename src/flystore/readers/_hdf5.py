@@ -6,10 +6,8 @@ datasets cannot tell a row that was written from one that was not: they are `unv
 
 from __future__ import annotations
 
-import errno
 import itertools
 import math
-import os
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -39,7 +37,7 @@ from ._filters import (
     is_quick,
     without_helpers,
 )
-from ._gather import as_range, c_strides, gather, linear_index, some
+from ._gather import as_range, c_strides, gather, linear_index, some, spans
 from ._h5file import Trace, is_settling, open_linked, with_dataset
 from ._late import h5py
 from ._source import RowSource
@@ -58,6 +56,9 @@ _BATCH = 2**14
 _MERGED_BYTES = 2**21
 _COPY_WEIGHT = 8
 """How many bytes are copied in the time in which one is decoded."""
+
+_AHEAD_BYTES = 2**26
+"""Stored bytes that are fetched together where each read is a request over the network."""
 
 _NESTED = 4
 _BLANK_BYTES = 2**26
@@ -639,6 +640,38 @@ class Hdf5Rows:
 
     def _read_batch(self, rows: np.ndarray, parts: list[Piece], out: np.ndarray) -> None:
         layout = self._layout
+        if not self._owner.remote or layout.kind == "compact" or not layout.raw or not is_planned(layout.filters):
+            self._read_group(rows, parts, out)
+            return
+        places = [-1] * len(parts) if layout.chunks is None else self._found(rows, parts, layout.chunks)
+        group: list[Piece] = []
+        wanted: list[tuple[int, int]] = []
+        for part, at in zip(parts, places, strict=True):
+            group.append(part)
+            wanted += self._stretches_of(part, at)
+            if sum(length for _, length in wanted) >= _AHEAD_BYTES:
+                self._fetch_and_read(rows, group, wanted, out)
+                group, wanted = [], []
+        if group:
+            self._fetch_and_read(rows, group, wanted, out)
+
+    def _fetch_and_read(
+        self, rows: np.ndarray, parts: list[Piece], wanted: list[tuple[int, int]], out: np.ndarray
+    ) -> None:
+        with self._owner.ahead(wanted):
+            self._read_group(rows, parts, out)
+
+    def _stretches_of(self, part: Piece, at: int) -> list[tuple[int, int]]:
+        """Return (beginning, length) in the file of all that is read for a piece, whose chunk is the one at `at`."""
+        layout = self._layout
+        if layout.chunks is not None and layout.filters:
+            return [(int(layout.chunks.offsets[at]), int(layout.chunks.sizes[at]))]
+        offset, strides = self._origin(part, at)
+        runs = [part.rows] if isinstance(part.rows, range) else _runs(np.unique(part.rows))
+        return [s for run in runs for s in spans(offset, strides, (run, *part.rest), layout.dtype.itemsize)]
+
+    def _read_group(self, rows: np.ndarray, parts: list[Piece], out: np.ndarray) -> None:
+        layout = self._layout
         nbytes = sum(math.prod(part.shape) for part in parts) * layout.dtype.itemsize
         if layout.chunks is None:
             if layout.kind == "compact" or not layout.raw:
@@ -731,15 +764,21 @@ class Hdf5Rows:
             result.append((part, index))
         return result
 
+    def _origin(self, part: Piece, index: int) -> tuple[int, tuple[int, ...]]:
+        """Return where the box of a piece begins in the file, and the bytes from one index to the next."""
+        layout = self._layout
+        if layout.chunks is not None:
+            return int(layout.chunks.offsets[index]), c_strides(layout.box, layout.dtype.itemsize)
+        strides = c_strides(layout.shape, layout.dtype.itemsize)
+        corner = sum(i * b * s for i, b, s in zip(part.box, layout.box, strides, strict=True))
+        return (layout.offset or 0) + corner, strides
+
     def _copying(self, part: Piece, out: np.ndarray, chunks: ChunkMap, index: int) -> Callable[[], None]:
         offset, strides = int(chunks.offsets[index]), c_strides(self._layout.box, self.dtype.itemsize)
         return lambda: self._gather(offset, strides, part, out)
 
     def _cutting(self, part: Piece, out: np.ndarray) -> Callable[[], None]:
-        layout = self._layout
-        strides = c_strides(layout.shape, layout.dtype.itemsize)
-        corner = sum(i * b * s for i, b, s in zip(part.box, layout.box, strides, strict=True))
-        offset = (layout.offset or 0) + corner
+        offset, strides = self._origin(part, -1)
         return lambda: self._gather(offset, strides, part, out)
 
     def _gather(self, offset: int, strides: tuple[int, ...], part: Piece, out: np.ndarray) -> None:
@@ -754,11 +793,11 @@ class Hdf5Rows:
             gather(self._owner, offset, strides, (even, *part.rest), between)
             out[part.target] = between[dealt]
             return
-        edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
         between = np.empty((len(wanted), *part.shape[1:]), self.dtype)
-        for start, stop in itertools.pairwise(edges):
-            run = range(int(wanted[start]), int(wanted[stop - 1]) + 1)
-            gather(self._owner, offset, strides, (run, *part.rest), between[start:stop])
+        start = 0
+        for run in _runs(wanted):
+            gather(self._owner, offset, strides, (run, *part.rest), between[start : start + len(run)])
+            start += len(run)
         out[part.target] = between[dealt]
 
     def _read_by_hdf5(self, parts: list[Piece], out: np.ndarray) -> None:
@@ -779,6 +818,12 @@ class Hdf5Rows:
                 out[part.target] = dataset[region][part.source]
 
         with_dataset(self._roots, self._file, self._path, read)
+
+
+def _runs(rows: np.ndarray) -> list[range]:
+    """Return ascending rows as runs of neighbours."""
+    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return [range(int(rows[start]), int(rows[stop - 1]) + 1) for start, stop in itertools.pairwise(edges)]
 
 
 def _runs_of_chunks(chunks: ChunkMap, rows: range, length: int, row_bytes: int) -> list[tuple[int, int]]:

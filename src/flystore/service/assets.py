@@ -8,9 +8,9 @@ from collections import OrderedDict
 from pathlib import PurePosixPath
 from threading import Lock
 
-from flystore.model.errors import InvalidRequest, MissingAsset, NotFound, Unreadable, Unsupported
+from flystore.model.errors import InvalidRequest, MissingAsset, NotFound, TooLarge, Unreadable, Unsupported
 from flystore.model.structures import KEPT_IN_FILES, Asset, DataSource, Family, Management
-from flystore.storage import ArrayStore, OpenedFile, Roots, candidate_paths, reserve, uri_of_path
+from flystore.storage import ArrayStore, BucketKeep, OpenedFile, Roots, candidate_paths, reserve, uri_of_path
 
 from .browse import Browse
 from .entries import Entry, Place
@@ -52,7 +52,9 @@ class Assets:
             If the file may not or cannot be read.
         """
         node_id, source, asset = self._found(path, asset_id)
-        uri, roots = self._place(node_id, source, asset)
+        keep = self._store.keep
+        in_bucket = _is_kept(source) and isinstance(keep, BucketKeep)
+        uri, roots = self._place(node_id, source, asset) if not in_bucket else ("", self._roots)
         if not asset.is_directory:
             if relative is not None:
                 raise InvalidRequest("This asset is a file; it has no relative_path.", status=400)
@@ -64,6 +66,9 @@ class Assets:
         if _is_kept(source) and _is_ours(relative):
             raise NotFound(f"there is no file {relative[:200]!r} in this asset", path=list(path))
         try:
+            if in_bucket:
+                assert isinstance(keep, BucketKeep)
+                return keep.opened(str(node_id), relative), PurePosixPath(relative).name
             return roots.open_below(uri, relative), PurePosixPath(relative).name
         except MissingAsset as error:
             raise NotFound(f"there is no file {relative[:200]!r} in this asset", path=list(path)) from error
@@ -83,15 +88,25 @@ class Assets:
             As `open` does.
         """
         node_id, source, asset = self._found(path, asset_id)
-        uri, roots = self._place(node_id, source, asset)
         if not asset.is_directory:
             raise InvalidRequest("This asset is a file; only directories have a manifest.", status=400)
-        names = roots.files_below(uri, MOST_FILES)
+        if _is_kept(source) and isinstance(self._store.keep, BucketKeep):
+            uri = self._store.keep.uri(str(node_id))
+            names = self._in_bucket(str(node_id), uri)
+        else:
+            uri, roots = self._place(node_id, source, asset)
+            names = roots.files_below(uri, MOST_FILES)
         reserve(_NAME_BYTES * len(names), f"the manifest of /{'/'.join(path)}")
         for name in names:
             if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
                 raise Unreadable(f"{uri} holds a file whose name is no text: {name!r}", uri=uri)
         return [name for name in names if not _is_ours(name)] if _is_kept(source) else names
+
+    def _in_bucket(self, key: str, uri: str) -> list[str]:
+        names = self._store.keep.folder(key).names()
+        if len(names) > MOST_FILES:
+            raise TooLarge(f"{uri} has more than {MOST_FILES} files", limit=MOST_FILES)
+        return sorted(names)
 
     def _found(self, path: tuple[str, ...], asset_id: int) -> tuple[int, DataSource, Asset]:
         with self._browse.moment() as moment:

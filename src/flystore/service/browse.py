@@ -18,11 +18,12 @@ from flystore.model.structures import BLUESKY_RUN, ArrayStructure, Asset, DataSo
 from flystore.projection import ExternalArray, assets, unescape
 from flystore.storage import Roots
 
-from .columns import column_structure
+from .columns import KnownTypes, column_structure, says_all
 from .entries import Entry, InFile, Place, root
 from .inside import InsideFiles, file_of, not_catalogued, place_in
 from .limits import Limits
 from .observed import cut, readable_structure
+from .recent import Recent
 from .table_files import TableFiles
 
 STREAMS = "streams"
@@ -73,6 +74,7 @@ class Browse:
         self.table_files = table_files
         self._limits = limits
         self._clock = clock
+        self._types: KnownTypes = Recent(256)
 
     def _now(self, queries: tuple[Query, ...]) -> tuple[Query, ...]:
         """Return queries that know since when a silent run counts as interrupted."""
@@ -101,6 +103,9 @@ class Browse:
         if not path:
             return root()
         node = glance.node(path)
+        column = self._column_at_once(glance, path) if node is None else None
+        if column is not None:
+            return column
         if node is None or _may_be_file(node):
             raise NotAtOnce(f"/{'/'.join(path)} is no simple node")
         return _entry_of(glance, node, path)
@@ -184,6 +189,13 @@ class Browse:
         real = _entry_of(snapshot, node, path) if node is not None else self._column(snapshot, where)
         return None if real is None else msgspec.structs.replace(real, path=path)
 
+    def _column_at_once(self, glance: Snapshot, path: tuple[str, ...]) -> Entry | None:
+        """Return a column whose structure the schema of its table says; None if it takes more, or is none."""
+        table = glance.node(path[:-1]) if len(path) > 1 else None
+        if table is None or not says_all(table, path[-1]) or self.table_files.source_of(table, glance) is not None:
+            return None
+        return self._column(glance, path)
+
     def _column(self, snapshot: Snapshot, path: tuple[str, ...]) -> Entry | None:
         table = snapshot.node(path[:-1]) if len(path) > 1 else None
         if table is None or table.family is not Family.TABLE or table.structure is None:
@@ -205,7 +217,7 @@ class Browse:
         source = self.table_files.source_of(table, snapshot)
         if source is not None:
             return self.table_files.column_structure(table, source, name)
-        return column_structure(snapshot, table, name)
+        return column_structure(snapshot, table, name, self._types)
 
     def count(self, entry: Entry, queries: tuple[Query, ...], moment: Snapshot | None = None) -> int:
         if entry.file is not None:

@@ -5,6 +5,7 @@ little shorter then. Until an observation is *settled* a file may therefore chan
 cut off is found where it is read. An observation is settled once the run has ended, nothing was heard of it for ten
 seconds, and the file was quiet for as long; from then on size and modification time must stay. Another inode alone
 says nothing: moving a file to other disks and restoring it from an archive keep size and time. See decision 0006.
+An object in a bucket is another one as soon as its ETag is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ QUIET_S = 10.0
 
 _NOT_YET = {kind.kind for kind in (MissingAsset, NotReady, Truncated, Unreadable)}
 
-_TRIPLE = 3  # (inode, size, modification time in ns) of a file
+_TRIPLE = 3  # (inode, size, modification time in ns) of a file; instead of an inode a negative number of an object
 _NS = 1_000_000_000
 
 Fingerprint = Sequence[int]
@@ -124,6 +125,10 @@ def change(old: Fingerprint, new: Fingerprint, *, settled: bool) -> str | None:
         return None
     for before, after in _pairs(old, new, settled=settled):
         (old_inode, old_size, old_time), (inode, size, time) = before, after
+        if inode < 0 and old_inode < 0:  # objects: whole versions, each with a number of its own
+            if settled and inode != old_inode:
+                return "the object was replaced after its run had ended and it was quiet"
+            continue
         if (size, time) == (old_size, old_time):
             continue
         if settled and size < old_size:

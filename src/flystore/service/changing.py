@@ -11,7 +11,7 @@ import msgspec
 
 from flystore.catalog import Catalog, Node, Transaction
 from flystore.model.errors import InvalidRequest, MadeFromDocuments, NotFound
-from flystore.storage import ArrayStore, FileLocks
+from flystore.storage import ArrayStore
 
 from .browse import Browse
 from .kept import KeptNodes
@@ -43,7 +43,7 @@ class Changing:
         self._prober = prober
         self._limits = limits
         self._clock = clock
-        self._patching = FileLocks(arrays.directory, "patch")
+        self._patching = arrays.keep.locks("patch")
 
     def _node(self, tx: Transaction, path: tuple[str, ...]) -> Node:
         """Return the node at `path`, to be changed in this transaction and by nobody else meanwhile.

@@ -210,7 +210,7 @@ def _nodes(catalog: Catalog) -> Iterator[Node]:
 
 
 def _verify_arrays(catalog: Catalog, arrays: ArrayStore, check: Check, is_there: Callable[[int], bool]) -> None:
-    parts = PartStore(arrays.directory)
+    parts = PartStore(arrays.keep)
     for node in _nodes(catalog):
         if node.family is Family.CONTAINER:
             continue

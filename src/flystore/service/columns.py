@@ -9,12 +9,13 @@ import numpy as np
 from flystore.catalog import Catalog, Choose, Node, Segment, Snapshot
 from flystore.model.errors import Damaged, NotFound
 from flystore.model.late import pa
-from flystore.model.structures import ArrayStructure, RaggedStructure, TableStructure
+from flystore.model.structures import ArrayStructure, Family, RaggedStructure, TableStructure
 from flystore.projection import cast_column
 from flystore.storage import decode_column, decode_header, decode_segment, released, reserve
 
 from .nested import Lists, Nested, Values, count, innermost
 from .projecting import series_of
+from .recent import Recent
 
 
 def series_of_table(node: Node) -> str:
@@ -170,8 +171,7 @@ def stands_alone(node: Node, name: str) -> bool:
     """Return whether a row of a column is shown the same without the others: what lists come to depends on all."""
     assert node.structure is not None
     kind = TableStructure.from_wire(node.structure).schema.field(name).type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return is_text or pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return _is_text(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
 def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -226,16 +226,37 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def column_structure(snapshot: Snapshot, table: Node, name: str) -> ArrayStructure | RaggedStructure:
+def says_all(table: Node, name: str) -> bool:
+    """Return whether the schema of a table says the structure of a column: where there is NaN for what is missing."""
+    if table.family is not Family.TABLE or table.structure is None or name not in table.structure["columns"]:
+        return False
+    return bool(pa.types.is_floating(TableStructure.from_wire(table.structure).schema.field(name).type))
+
+
+KnownTypes = Recent[tuple[str, str, str, int | None], tuple[int, np.dtype]]
+"""Up to which row the values of a column were looked at for their type, and what it came to."""
+
+
+def column_structure(
+    snapshot: Snapshot, table: Node, name: str, known: KnownTypes | None = None
+) -> ArrayStructure | RaggedStructure:
     """Return the structure of a column: from the schema alone where that says it all.
 
     Lists of numbers that differ in length are ragged, as they are for Tiled.
+
+    Parameters
+    ----------
+    known
+        Kept between calls: whether an integer is missing, and how long the longest text is, was found out up to some
+        row, and rows only grow.
     """
     assert table.structure is not None
     kind = TableStructure.from_wire(table.structure).schema.field(name).type
     rows = snapshot.rows(series_of_table(table))
     if pa.types.is_floating(kind):
         return ArrayStructure.of(kind.to_pandas_dtype(), (rows,))
+    if known is not None and rows and (_is_text(kind) or pa.types.is_integer(kind)):
+        return ArrayStructure.of(_type_up_to(snapshot, table, name, str(kind), rows, known), (rows,))
     column = read_table(snapshot, table, [name]).column(0)
     nested = column_to_nested(column) if _is_list(kind) else None
     if nested is not None:
@@ -243,6 +264,24 @@ def column_structure(snapshot: Snapshot, table: Node, name: str) -> ArrayStructu
         return RaggedStructure(innermost(nested).dtype.str, (rows, *axes), count(nested))
     found = column_to_numpy(column)
     return ArrayStructure.of(found.dtype, found.shape)
+
+
+def _type_up_to(snapshot: Snapshot, table: Node, name: str, kind: str, rows: int, known: KnownTypes) -> np.dtype:
+    series = series_of_table(table)
+    key = series, name, kind, snapshot.began(series)
+    seen, found = known.get(key) or (0, None)
+    if found is not None and seen == rows:
+        return found
+    if found is None or seen > rows:  # an older state of the catalogue: rows may have come that it does not have
+        seen, found = 0, None
+    more = column_to_numpy(read_table(snapshot, table, [name], range(seen, rows)).column(0)).dtype
+    found = more if found is None else np.promote_types(found, more)
+    known[key] = rows, found
+    return found
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _depth(kind: pa.DataType) -> int:

@@ -16,6 +16,7 @@ from flystore.disk import Remark, examine_directory
 from flystore.journal import network_filesystem
 from flystore.model.errors import FlystoreError
 from flystore.readers import decodable_filters
+from flystore.storage import Bucket
 
 from .backup import CATALOG_FILE
 from .limits import SPARE_DESCRIPTORS, Limits
@@ -63,14 +64,26 @@ def examine_store(directory: Path | None, catalog: str | None = None) -> Iterato
         yield from examine_server(catalog)
 
 
-def examine_roots(roots: Sequence[Path], directory: Path | None = None) -> Iterator[Remark]:
-    """Look at the directories whose files may be served."""
+def examine_roots(roots: Sequence[Path | str], directory: Path | None = None) -> Iterator[Remark]:
+    """Look at the directories and buckets whose files may be served."""
     if not roots:
         text = "no --read: files that detectors write cannot be served; name their directories, if there are any."
         yield Remark("roots", "warning", text)
-    inside = [Path(os.path.realpath(root.expanduser())) for root in roots]
-    for root in roots:
-        yield from _examine_root(root.expanduser(), inside, directory)
+    directories = [root.expanduser() for root in roots if isinstance(root, Path)]
+    inside = [Path(os.path.realpath(root)) for root in directories]
+    for root in directories:
+        yield from _examine_root(root, inside, directory)
+    for url in roots:
+        if isinstance(url, str):
+            yield _examine_bucket(url)
+
+
+def _examine_bucket(url: str) -> Remark:
+    try:
+        Bucket(url).require_reachable()
+    except FlystoreError as error:
+        return Remark("roots", "problem", f"the read root {url} cannot be used: {error.message}.")
+    return Remark("roots", "ok", f"{url} can be listed.")
 
 
 def _examine_root(root: Path, inside: Sequence[Path], directory: Path | None) -> Iterator[Remark]:

@@ -11,6 +11,8 @@ import msgspec
 
 from flystore.catalog import Catalog
 from flystore.disk import Trust
+from flystore.model.errors import FlystoreError
+from flystore.storage import BucketKeep, Keep
 
 READY = "ready"
 READ_ONLY = "read-only"
@@ -18,6 +20,9 @@ NOT_READY = "not-ready"
 
 FRESH_S = 1.0
 """For so long an answer holds: who asks without a key must not make work."""
+
+BUCKET_FRESH_S = 10.0
+"""For so long, what was found of a bucket: each look is a request that somebody pays for."""
 
 _BLOCK = bytes(4096)
 
@@ -40,11 +45,11 @@ class Health(msgspec.Struct, frozen=True):
 class Readiness:
     """Asks the catalogue and the storage whether they work."""
 
-    def __init__(
-        self, catalog: Catalog, place: Path, trust: Trust, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, catalog: Catalog, keep: Keep, trust: Trust, clock: Callable[[], float] = time.monotonic) -> None:
         self._catalog = catalog
-        self._place = place
+        self._keep = keep
+        self._bucket_looked = -BUCKET_FRESH_S
+        self._bucket_lost = False
         self._trust = trust
         self._clock = clock
         self._last: tuple[float, Health] | None = None
@@ -66,10 +71,25 @@ class Readiness:
                 snapshot.last_position()
         except Exception:  # noqa: BLE001  whatever the database says, it is not for everybody
             return Health(NOT_READY, "the catalogue does not answer")
+        if isinstance(self._keep, BucketKeep):
+            return self._look_at_bucket(self._keep)
         try:
-            _write_a_block(self._place)
+            _write_a_block(self._keep.directory)
         except OSError:
             return Health(NOT_READY, "the storage cannot be written")
+        return Health(READY)
+
+    def _look_at_bucket(self, keep: BucketKeep) -> Health:
+        now = self._clock()
+        if self._bucket_lost or now - self._bucket_looked >= BUCKET_FRESH_S:
+            try:
+                keep.look()
+                self._bucket_lost = False
+            except FlystoreError:
+                self._bucket_lost = True
+            self._bucket_looked = self._clock()
+        if self._bucket_lost:
+            return Health(NOT_READY, "the bucket that keeps the arrays does not answer")
         return Health(READY)
 
 

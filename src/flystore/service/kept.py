@@ -9,7 +9,7 @@ import msgspec
 from flystore.catalog import Catalog, Node
 from flystore.model.errors import Damaged, FlystoreError, MadeFromDocuments, NotFound, NotReady, Truncated, Unsupported
 from flystore.model.structures import DataSource, Family, Management
-from flystore.storage import FileLocks, PartStore
+from flystore.storage import PartStore
 
 from .browse import Browse, require_family
 from .operations import ArrayWritten, RowsWritten, StructureSet
@@ -34,7 +34,7 @@ class KeptNodes:
         self._catalog = catalog
         self._browse = browse
         self._clock = clock
-        self._locks = FileLocks(store.directory, "node")
+        self._locks = store.keep.locks("node")
 
     def found(self, path: tuple[str, ...], family: Family) -> tuple[Node, DataSource | None]:
         """Return a node of a family and where its data lies.

@@ -21,7 +21,6 @@ from flystore.model.structures import (
     Management,
     TableStructure,
 )
-from flystore.storage import uri_of_path
 
 from .changing import Changing, log_operation, require_writable, touch
 from .entries import Entry
@@ -116,14 +115,14 @@ class Making(Changing):
             # No two nodes ever have one id: what lies there was left by a transaction that came to nothing.
             self._arrays.delete(key)
             self._arrays.create(key, ArrayStructure.from_wire(source.structure))
-            uri = uri_of_path(str(self._arrays.directory.resolve() / key))
+            uri = self._arrays.keep.uri(key)
             asset = Asset(uri, is_directory=True, parameter="data_uri", num=None)
             return msgspec.structs.replace(source, mimetype=ZARR_MIMETYPE, assets=(asset,))
         default = _PARTS.get(source.family)
         if default is not None and source.mimetype in ("", default):
             key = str(node.id)
             self._parts.create(key)
-            uri = uri_of_path(str(self._parts.directory.resolve() / key))
+            uri = self._parts.keep.uri(key)
             asset = Asset(uri, is_directory=True, parameter="data_uri", num=None)
             return msgspec.structs.replace(source, mimetype=default, assets=(asset,))
         raise unknown_mimetype(source.mimetype or f"(default for {source.family})")

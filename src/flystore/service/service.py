@@ -10,18 +10,19 @@ from flystore.catalog import Catalog
 from flystore.disk import Trust, make_directory
 from flystore.model.errors import Misconfigured, NotFound
 from flystore.model.structures import Family, Management
-from flystore.storage import ArrayStore, Budget, NearNames, PartStore, PathMap, Roots
+from flystore.storage import ArrayStore, Budget, NearNames, PartStore, PathMap, Roots, require_root
 
 from .arrays import Arrays
 from .assets import Assets
 from .awkward import Awkward
-from .backup import ARRAYS_DIRECTORY, CATALOG_FILE
+from .backup import CATALOG_FILE
 from .browse import Browse, everything_below
 from .documents import Documents
 from .exporting import Exports
 from .following import Following
 from .health import Readiness
 from .ingest import Ingest
+from .keeping import opened_keep
 from .kept import KeptNodes
 from .limits import Limits
 from .merging import Merger
@@ -70,9 +71,9 @@ class Service:
         self.budget = Budget(self.limits.budget_bytes)
         self._catalog = catalog
         self._place = array_store.directory
-        self.readiness = Readiness(catalog, self._place, self._trust)
+        self.readiness = Readiness(catalog, array_store.keep, self._trust)
         self._prober = Prober(catalog, roots, budget=self.budget)
-        parts = PartStore(array_store.directory, self._trust)
+        parts = PartStore(array_store.keep, self._trust)
         self.browse = Browse(catalog, self.limits, roots=roots, table_files=TableFiles(catalog, parts, roots))
         self.merger = Merger(catalog)
         self.tables = Tables(catalog, self.browse, self.limits, self.merger)
@@ -100,33 +101,37 @@ class Service:
         cls,
         directory: Path,
         *,
-        read: Sequence[Path] = (),
+        read: Sequence[Path | str] = (),
         maps: Sequence[PathMap] = (),
         limits: Limits | None = None,
         create: bool = True,
         catalog: str | None = None,
         connections: int | None = None,
+        storage: str | None = None,
     ) -> Self:
         """Open `directory`, making or migrating what is in it.
 
         Parameters
         ----------
-        read : sequence of Path
-            Directories whose files may be served; the service's own arrays always may.
+        read : sequence of Path or str
+            Directories, or places in buckets (``s3://bucket/prefix``), whose files may be served; the service's own
+            arrays always may.
         create : bool
             Make a store where there is none.
         catalog : str, optional
             ``postgresql://USER@HOST/NAME`` of the catalogue; the directory keeps arrays only. None: a file in it.
         connections : int, optional
             To PostgreSQL, at most, at a time.
+        storage : str, optional
+            ``s3://bucket/prefix`` for arrays and tables; None: the directory.
 
         Raises
         ------
         Unavailable
-            If the catalogue's database does not answer.
+            If the catalogue's database, or the bucket, does not answer.
         Misconfigured
-            If the directory cannot be written, a read root is not a directory, or there is no store and `create`
-            is false; says what to do.
+            If the directory cannot be written, a read root is no directory or bucket, there is no store and `create`
+            is false, or the bucket refuses or is not this store's; says what to do.
         """
         directory = Path(directory).expanduser()
         if catalog is None and not create and not (directory / CATALOG_FILE).is_file():
@@ -136,14 +141,16 @@ class Service:
             )
         _require_writable(directory)
         for root in read:
-            if not Path(root).is_dir():
-                raise Misconfigured(f"the read root {root} is not a directory; make it or name another", root=str(root))
-        arrays = directory / ARRAYS_DIRECTORY
-        make_directory(arrays)
+            require_root(root)
         trust = Trust()
         url = catalog or f"sqlite:///{directory.resolve() / CATALOG_FILE}"
         opened = Catalog.open(url, create=create, trust=trust, connections=connections)
-        return cls(opened, ArrayStore(arrays, trust), Roots(read, maps), limits, trust)
+        try:
+            keep = opened_keep(directory, storage, opened)
+            return cls(opened, ArrayStore(keep, trust), Roots(read, maps), limits, trust)
+        except BaseException:
+            opened.close()
+            raise
 
     @property
     def stores_nothing(self) -> str | None:

@@ -6,7 +6,6 @@ has no rows. What a file has beyond the columns of the structure is a DataFrame'
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -225,19 +224,20 @@ def _parquet(file: pq.ParquetFile, schema: pa.Schema) -> _Open:
 
 
 class _Positioned:
-    """A checked descriptor as the file object that Arrow reads from."""
+    """A checked file as the file object that Arrow reads from."""
 
     def __init__(self, file: OpenedFile) -> None:
-        self._fd = file.fd
+        self._file = file
         self._size = file.size
         self._at = 0
         self.closed = False
 
     def read(self, n: int | None = None) -> bytes:
         left = max(self._size - self._at, 0)
-        data = os.pread(self._fd, left if n is None or n < 0 else min(n, left), self._at)
+        data = bytearray(left if n is None or n < 0 else min(n, left))
+        del data[self._file.read_some(self._at, data) :]
         self._at += len(data)
-        return data
+        return bytes(data)
 
     def seek(self, to: int, whence: int = 0) -> int:
         self._at = to + (0, self._at, self._size)[whence]

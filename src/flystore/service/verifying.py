@@ -22,7 +22,7 @@ def verify(
     directory: Path,
     *,
     deep: bool = False,
-    read: Sequence[Path] = (),
+    read: Sequence[Path | str] = (),
     maps: Sequence[PathMap] = (),
     scratch: Path | None = None,
 ) -> Verified:

@@ -37,9 +37,10 @@ from ._keep_bucket import BucketKeep, BucketPart
 from ._limits import human_bytes, require_below
 from ._locks import LOCKS_DIRECTORY, FileLocks
 from ._near import NearFile, NearNames, NearRoots, WouldWait, reserved_at_once
+from ._objects import Bucket
 from ._opened_object import OpenedObject, without_waiting
 from ._passing import StoredArray, without_sum
-from ._roots import FileStream, OpenedFile, PathMap, Roots
+from ._roots import FileStream, OpenedFile, PathMap, Roots, read_root, require_root
 from ._segments import (
     decode_segment,
     decode_untrusted,
@@ -56,6 +57,7 @@ __all__ = [
     "Account",
     "ArrayCheck",
     "ArrayStore",
+    "Bucket",
     "BucketKeep",
     "BucketPart",
     "Budget",
@@ -89,8 +91,8 @@ __all__ = [
     "file_of_columns",
     "held",
     "human_bytes",
-    "is_plain",
     "is_object",
+    "is_plain",
     "is_windows",
     "memory_of_this_machine",
     "names_in",
@@ -101,9 +103,11 @@ __all__ = [
     "parts_of_file",
     "plain_bytes",
     "read_parquet",
+    "read_root",
     "read_zip",
     "released",
     "require_below",
+    "require_root",
     "reserve",
     "reserved_at_once",
     "rows_of",

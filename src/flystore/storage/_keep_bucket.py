@@ -29,6 +29,7 @@ from flystore.model.errors import (
 
 from ._keep import Locks, checked_key
 from ._objects import Bucket
+from ._opened_object import OpenedObject
 from ._sums import WRITTEN, listed_in, written_line
 
 if TYPE_CHECKING:
@@ -93,6 +94,19 @@ class BucketKeep:
 
     def uri(self, key: str) -> str:
         return self.bucket.url_of(f"{_ARRAYS}/{checked_key(key)}")
+
+    def opened(self, key: str, relative: str) -> OpenedObject:
+        """Open a file of a folder; close it.
+
+        Raises
+        ------
+        MissingAsset
+            If there is none.
+        InvalidRequest
+            If it is no path below a folder.
+        """
+        name = f"{_ARRAYS}/{checked_key(key)}/{relative}"
+        return OpenedObject(self.bucket, name, self.bucket.url_of(name), self.bucket.stat(name))
 
     def examine(self) -> None:
         """Find out by trying whether objects can be put, read, listed and removed, and whether conditions are kept.

@@ -314,6 +314,16 @@ def require_key(key: str, shown: str) -> None:
         raise InvalidRequest(f"{shown!r} is not the name of an object: it has control characters")
 
 
+def require_client() -> None:
+    """Refuse to go on where the library that reaches buckets is not installed.
+
+    Raises
+    ------
+    Misconfigured
+    """
+    _obstore()
+
+
 @lru_cache(maxsize=1)
 def _obstore() -> Any:
     try:

@@ -28,6 +28,7 @@ PAGE_BYTES = 1 << 18
 """Read at a time where a library looks around."""
 
 _KEPT_PAGES = 64
+_LONG_PAGES = 4
 _LONGEST_STEP = 16
 """Pages fetched at once, at most, by who reads on and on."""
 
@@ -46,7 +47,8 @@ class OpenedObject(OpenedFile):
     steady = True
     remote = True
 
-    def __init__(self, bucket: Bucket, key: str, uri: str, found: ObjectStat) -> None:  # no descriptor: nothing of the base
+    def __init__(self, bucket: Bucket, key: str, uri: str, found: ObjectStat) -> None:
+        # Nothing of the base: there is no descriptor.
         self.path = bucket.url_of(key)
         self.uri = uri
         self._bucket = bucket
@@ -116,6 +118,9 @@ class OpenedObject(OpenedFile):
         view = memoryview(into).cast("B")
         view = view[: max(0, min(len(view), self.size - offset))]
         later, done = _later.get(), 0
+        if later is None and len(view) > _LONG_PAGES * PAGE_BYTES:  # data, which is not asked for again so soon
+            self.read_into(offset, view)
+            return len(view)
         while done < len(view):
             number, within = divmod(offset + done, PAGE_BYTES)
             page = self._page(number, -(-(within + len(view) - done) // PAGE_BYTES), later)

@@ -36,7 +36,7 @@ from flystore.model.errors import (
     Unsupported,
 )
 
-from ._objects import Bucket, split_url
+from ._objects import Bucket, require_client, split_url
 from ._uris import candidate_paths, is_object, is_windows
 
 if TYPE_CHECKING:
@@ -572,6 +572,28 @@ class Roots:
     def _contains(self, real: str) -> bool:
         # Strings, both sides resolved; the separator keeps /data2 out of /data.
         return any(real == root or real.startswith(root.rstrip("/") + "/") for root in self.read)
+
+
+def read_root(root: Path | str) -> Path | str:
+    """Return a root as it was written down: a place in a bucket as text, which a `Path` would spoil, or a directory."""
+    return str(root) if is_object(str(root)) else Path(root)
+
+
+def require_root(root: Path | str) -> None:
+    """Refuse what can be no root on this machine, before anything is read.
+
+    Whether a bucket can be reached is not asked: it may be away for a while, as may a disk.
+
+    Raises
+    ------
+    Misconfigured
+        If it is neither a directory nor a place in a bucket, or objects cannot be read here.
+    """
+    if is_object(str(root)):
+        require_client()
+        split_url(str(root))
+    elif not Path(root).is_dir():
+        raise Misconfigured(f"the read root {root} is not a directory; make it or name another", root=str(root))
 
 
 def _real_root(root: str) -> str:

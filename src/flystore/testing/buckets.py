@@ -19,11 +19,17 @@ class S3:
     ----------
     url : str
         Where it listens; the same after it was started again.
+    requests : list of (str, str)
+        Method and path of each request, in order.
+    refused : str
+        Requests whose path contains it are answered with 403; nothing for an empty one.
     """
 
     def __init__(self) -> None:
         self._server: Any = None
         self._port = 0
+        self.requests: list[tuple[str, str]] = []
+        self.refused = ""
         self.start()
 
     def start(self) -> None:
@@ -35,6 +41,10 @@ class S3:
         inner, turn = DomainDispatcherApplication(create_backend_app), Lock()
 
         def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
+            self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+            if self.refused and self.refused in environ["PATH_INFO"]:
+                start_response("403 Forbidden", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
             with turn:  # moto looks at a condition and puts the object in two steps; a bucket does in one
                 return list(inner(environ, start_response))
 

@@ -442,9 +442,7 @@ def _receive(response: BaseHTTPResponse, into: memoryview) -> int:
     """
     raw = getattr(response, "_fp", None)
     if not isinstance(raw, HTTPResponse) or response.length_remaining is None:
-        piece = response.read(len(into), decode_content=False)
-        into[: len(piece)] = piece
-        return len(piece)
+        return _readinto(response, into)
     try:
         count = raw.readinto(into)
     except TimeoutError as error:
@@ -468,11 +466,17 @@ def _filling(response: BaseHTTPResponse, into: memoryview) -> Iterator[int]:
     """Fill a buffer from a body that is not compressed; yield how many bytes came each time."""
     at = 0
     while at < len(into):
-        n = _receive(response, into[at : at + PIECE_BYTES])
+        n = _readinto(response, into[at : at + PIECE_BYTES])
         if n == 0:
             return
         at += n
         yield n
+
+
+def _readinto(response: BaseHTTPResponse, into: memoryview) -> int:
+    piece = response.read(len(into), decode_content=False)
+    into[: len(piece)] = piece
+    return len(piece)
 
 
 def _fill_from(response: BaseHTTPResponse, into: memoryview) -> int:

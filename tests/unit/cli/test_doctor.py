@@ -24,7 +24,7 @@ from flystore.cli._doctor import DoctorOptions, examine_port, examine_writer, ru
 from flystore.disk import _examine as disk_examine
 from flystore.disk import examine_directory
 from flystore.http import Access, build_app
-from flystore.service import Limits, Service, doctoring
+from flystore.service import Service, doctoring
 from flystore.testing.faults.disks import NoDisk, small_disk
 from flystore.testing.journals import abandoned
 from flystore.testing.serving import serving
@@ -245,15 +245,27 @@ def test_a_key_file_must_be_there_be_closed_and_set_the_key(tmp_path):
     assert "everybody tries" in problems(doctoring.examine_key(None, file))[0]
 
 
-def test_few_open_files_are_said(tmp_path):
+@pytest.mark.parametrize(("files", "state"), [(200, "problem"), (300, "warning"), (600, "ok")])
+def test_few_open_files_are_said(files, state):
     code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))\n"
         "from flystore.service import Limits, doctoring\n"
-        "print([remark.state for remark in doctoring.examine_process(Limits())])"
+        "print([remark.state for remark in doctoring.examine_process(Limits(connections=10))][0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['problem']"
-    assert [remark.state for remark in doctoring.examine_process(Limits(connections=10**7))] == ["warning"]
+    assert done.stdout.strip() == state
+
+
+@pytest.mark.parametrize(("soft", "hard", "got"), [(100, 300, 300), (100, 900, 500), (700, 900, 700)])
+def test_a_service_allows_itself_the_files_that_its_connections_need(soft, hard, got):
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "from flystore.cli._serve import _allow_open_files\n"
+        "_allow_open_files(500)\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"({got}, {hard})"
 
 
 def test_a_limit_that_is_none_is_said():

@@ -6,13 +6,14 @@ If these fail, whoever looks at the newest value of a long run waits for all of 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flystore.catalog import Snapshot
 from flystore.model.slices import selected
 from flystore.model.structures import SEGMENTS_MIMETYPE, DataSource, Family, Management, TableStructure
-from flystore.service import NewNode, Service
+from flystore.service import NewNode, Service, columns
+from flystore.service.columns import column_structure
 from flystore.service.parts import rows_of
 from flystore.storage import encode_segment
 
@@ -30,15 +31,26 @@ COLUMNS = {
 }
 
 
+BATCH = pa.record_batch(COLUMNS)
+PIECES = [BATCH.slice(first, stop - first) for first, stop in ((0, 1), (1, 2), (2, 9), (9, 10), (10, 22), (22, ROWS))]
+
+
+def make_table(service):
+    structure = TableStructure.of(BATCH.schema).to_wire()
+    source = DataSource(Family.TABLE, SEGMENTS_MIMETYPE, structure, {}, management=Management.WRITABLE)
+    service.nodes.create((), NewNode("table", Family.TABLE, {}, (), (source,)))
+
+
+def append(service, batch):
+    service.nodes.append_rows(("table",), 0, encode_segment(batch))
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    batch = pa.record_batch(COLUMNS)
-    structure = TableStructure.of(batch.schema).to_wire()
-    source = DataSource(Family.TABLE, SEGMENTS_MIMETYPE, structure, {}, management=Management.WRITABLE)
     with Service.open(tmp_path_factory.mktemp("parts") / "store") as opened:
-        opened.nodes.create((), NewNode("table", Family.TABLE, {}, (), (source,)))
-        for first, stop in ((0, 1), (1, 2), (2, 9), (9, 10), (10, 22), (22, ROWS)):
-            opened.nodes.append_rows(("table",), 0, encode_segment(batch.slice(first, stop - first)))
+        make_table(opened)
+        for piece in PIECES:
+            append(opened, piece)
         yield opened
 
 
@@ -51,6 +63,7 @@ slices = st.builds(
 
 
 @pytest.mark.parametrize("name", COLUMNS)
+@settings(max_examples=20)
 @given(st.integers(0, ROWS - 1) | slices)
 def test_a_part_is_what_the_whole_has_there(service, name, wanted):
     whole = service.arrays.source(("table", name))
@@ -58,7 +71,7 @@ def test_a_part_is_what_the_whole_has_there(service, name, wanted):
     part = service.arrays.source(("table", name), (wanted,))
     assert part.dtype == whole.dtype
     read = b"".join(service.arrays.body(("table", name), (wanted,)).pieces)
-    assert read == np.ascontiguousarray(values[wanted]).tobytes()
+    assert read == np.array(values[wanted], values.dtype).tobytes()
 
 
 def test_only_segments_that_hold_the_rows_are_read(service, monkeypatch):
@@ -75,6 +88,47 @@ def test_only_segments_that_hold_the_rows_are_read(service, monkeypatch):
     read.clear()
     service.arrays.read(("table", "missing"), (22,))
     assert read == [(22, 1)]
+
+
+def structures(service):
+    """Return what columns are shown to be, and what they are when all their values are looked at."""
+    with service.browse.moment() as moment:
+        table = moment.node(("table",))
+        return [
+            (service.browse.entry(("table", name), moment).structure, column_structure(moment, table, name).to_wire())
+            for name in COLUMNS
+        ]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.sampled_from([*PIECES, None]), max_size=7))
+def test_a_growing_column_is_what_all_its_values_make_it_at_every_moment(tmp_path_factory, pieces):
+    with Service.open(tmp_path_factory.mktemp("growing") / "store") as service:
+        make_table(service)
+        for piece in pieces:
+            if piece is None:  # replaced by other rows, of which there are as many as there may have been
+                service.nodes.replace_rows(("table",), encode_segment(PIECES[2]), None)
+            else:
+                append(service, piece)
+            assert all(shown == whole for shown, whole in structures(service))
+
+
+def test_what_was_looked_at_is_not_looked_at_again(tmp_path, monkeypatch):
+    looked = []
+
+    def noting(column, real=columns.column_to_numpy):
+        looked.append(len(column))
+        return real(column)
+
+    with Service.open(tmp_path / "store") as service:
+        make_table(service)
+        monkeypatch.setattr(columns, "column_to_numpy", noting)
+        for piece in PIECES[:4]:
+            append(service, piece)
+            service.browse.entry(("table", "text"))
+            service.browse.entry(("table", "int"))
+            service.browse.entry(("table", "float"))
+    assert looked == [1, 1, 1, 1, 7, 7, 1, 1]
 
 
 @given(st.data())

@@ -40,7 +40,7 @@ def test_every_form_in_the_field_is_understood(uri, paths):
     assert candidate_paths(uri) == paths
 
 
-@pytest.mark.parametrize("uri", ["https://x/y.h5", "s3://bucket/key", "sqlite:///x.db", "data:x"])
+@pytest.mark.parametrize("uri", ["https://x/y.h5", "gs://bucket/key", "sqlite:///x.db", "data:x"])
 def test_other_schemes_are_unsupported(uri):
     with pytest.raises(Unsupported):
         candidate_paths(uri)

@@ -4,6 +4,7 @@ If these fail, a hiccup of the network ends a long read, a request that changes 
 twice, or someone sees a stack of socket errors in place of a sentence.
 """
 
+import http.client
 import socket
 import threading
 
@@ -135,3 +136,55 @@ def test_the_key_comes_from_the_argument_then_the_url_then_the_environment(monke
     assert key_sent() == b"from-flystore"
     monkeypatch.delenv("FLYSTORE_API_KEY")
     assert key_sent() == b"from-tiled"
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 << 10, (16 << 10) + 1, 300_000])
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_body_of_any_size_arrives_whole_and_once(kind, size):
+    body, taken = bytes(n % 251 for n in range(size)), []
+
+    def answer(connection):
+        with connection, connection.makefile("rb") as received:
+            length = 0
+            while (line := received.readline()) != b"\r\n":
+                name, _, value = line.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            taken.append(received.read(length))
+            connection.sendall(OK)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: answer(listener.accept()[0]))
+        thread.start()
+        transport = transport_to(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert transport.request("POST", "/", body=kind(body)).body == b"ok"
+        transport.close()
+        thread.join()
+    assert taken == [body]
+
+
+def test_a_short_body_goes_out_together_with_its_head(monkeypatch):
+    sent = []
+
+    def noting(self, data, real=http.client.HTTPConnection.send):
+        sent.append(bytes(data))
+        real(self, data)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "send", noting)
+    with Scripted(OK, OK) as server:
+        transport = transport_to(server.url)
+        transport.request("POST", "/", body=b"a document")
+        transport.request("GET", "/")
+        transport.close()
+    post, get = sent
+    assert post.startswith(b"POST / HTTP/1.1\r\n")
+    assert post.endswith(b"\r\n\r\na document")
+    assert get.endswith(b"\r\n\r\n")
+
+
+def test_requests_go_below_the_path_of_the_address_and_are_encoded_as_ever():
+    with Scripted(OK) as server:
+        transport = transport_to(server.url)
+        transport.request("GET", "/api/v1/metadata/ä b", params={"q": "1&2"})
+        transport.close()
+    (request,) = server.requests
+    assert request.startswith(b"GET /api/v1/metadata/%C3%A4%20b?q=1%262 HTTP/1.1\r\n")

@@ -22,8 +22,8 @@ import zarr
 from flystore.model.encoding import encode
 from flystore.model.errors import FlystoreError, NotFound
 from flystore.model.frames import DIGEST_BYTES, FrameDecoder, is_document, split_frames
+from flystore.service.backup import ARRAYS_DIRECTORY, CATALOG_FILE
 from flystore.service.log_bodies import unpack
-from flystore.service.service import ARRAYS_DIRECTORY, CATALOG_FILE
 from flystore.wire import Transport, api_path
 
 from .ledger import Known, Ledger
