@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from urllib.parse import urlsplit
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -23,6 +24,8 @@ from ophyd.sim import SynAxis, SynGauss
 
 from flystore import RunWriter, from_uri, open_store
 from flystore.model.errors import InvalidRequest, NotFound, WrongToken
+from flystore.testing.beamline import Camera, Panda, flyscan, run_engine
+from flystore.testing.faults import Proxy
 
 GENEROUS = 60.0
 
@@ -332,10 +335,39 @@ def test_a_terminal_shows_a_run_event_by_event_and_ends_with_it(server, client, 
     assert (process.returncode, errors) == (0, "")
     lines = [*shown, *rest.splitlines()]
     assert "begins" in lines[0]
-    assert lines[1].split() == ["primary:", "seq_num", "time", "det", "motor", "tor_setpoint"]
+    assert lines[1].split() == ["primary:", "seq_num", "time", "det", "motor", "motor_setpoint"]
     assert [line.split()[0] for line in lines[2:7]] == ["1", "2", "3", "4", "5"]
     assert [line.split()[-1] for line in lines[2:7]] == ["0", "1", "2", "3", "4"]
     assert "5/5 points" in lines[-1]
+
+
+def test_a_terminal_names_the_detectors_whose_frames_come(server, client, writer, tmp_path):
+    panda, camera = Panda(tmp_path, start=0, step=1), Camera(tmp_path, frames_per_event=2)
+    with run_engine() as engine:
+        engine.subscribe(writer)
+        (uid,) = engine(flyscan(panda, [camera], events=4, period=0.01))
+    writer.flush(timeout=GENEROUS)
+    with follow_in_a_terminal(server, uid) as process:
+        shown, errors = process.communicate(timeout=GENEROUS)
+    assert (process.returncode, errors) == (0, "")
+    told = [line.split() for line in shown.splitlines()[:-1] if line.endswith(" more")]
+    counts = {name: sum(int(line[-2]) for line in told if line[-3] == f"{name}:") for name in ("camera", "Angle")}
+    assert counts == {"camera": 4, "Angle": 4}
+    assert told[-1][0] == "4"
+
+
+def test_a_terminal_says_once_that_the_service_is_away_and_goes_on_when_it_is_back(server, client, scan):
+    run_of(client, scan.uid)
+    through = Proxy(urlsplit(server.url).port)
+    with through as link, follow_in_a_terminal(server._replace(url=link.url), scan.uid) as process:
+        assert "begins" in process.stdout.readline()
+        link.cut()
+        assert "goes on by itself" in process.stderr.readline()
+        link.restore()
+        scan.step(5)
+        rest, errors = process.communicate(timeout=GENEROUS)
+    assert (process.returncode, errors) == (0, "")
+    assert "5/5 points" in rest.splitlines()[-1]
 
 
 def test_a_terminal_shows_which_runs_begin_and_end_until_it_is_interrupted(server, engine, writer, devices):

@@ -4,7 +4,11 @@ If these fail, a run whose frames lie in a bucket has other pixels than its file
 frame costs a walk through the whole file, or a bucket that refuses looks like data that was never written.
 """
 
+import asyncio
+import contextlib
 import io
+import socket
+import sys
 
 import numpy as np
 import pytest
@@ -18,9 +22,10 @@ from flystore.cli import main
 from flystore.client import MissingRows
 from flystore.http import Access, build_app
 from flystore.model.errors import (
+    DeadlineExceeded,
     FlystoreError,
-    MissingAsset,
     Misconfigured,
+    MissingAsset,
     NoAccess,
     NotReady,
     OutsideRoots,
@@ -29,9 +34,12 @@ from flystore.model.errors import (
     Unreadable,
 )
 from flystore.model.frames import FrameEncoder
+from flystore.readers._h5file import H5_LOCK
+from flystore.readers._hdf5 import open_hdf5
 from flystore.readers._registry import open_rows
 from flystore.service import Service
-from flystore.storage import Bucket, PathMap, Roots
+from flystore.service.changed import change
+from flystore.storage import Bucket, NearNames, PathMap, Roots, _objects, _opened_object
 from flystore.testing.buckets import s3_server
 from flystore.testing.documents import RunDocuments, external
 from flystore.testing.faults.storing import frames_of
@@ -429,3 +437,125 @@ def test_any_part_is_the_same_from_a_disk_and_from_a_bucket(both, name, rows, re
     finally:
         local.close()
         remote.close()
+
+
+def test_the_lock_of_hdf5_is_never_held_while_the_bucket_is_asked(bucket, monkeypatch):
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["link"] = h5py.ExternalLink("lately.h5", "/gzip")
+    bucket.put("linking.h5", stream.getvalue())
+    bucket.put("lately.h5", hdf5(VALUES + 3))
+    owned = []
+    real_read, real_stat = Bucket.read_into, Bucket.stat
+
+    def read_into(self, *args, **kwargs):
+        owned.append(H5_LOCK._is_owned())
+        return real_read(self, *args, **kwargs)
+
+    def stat(self, *args, **kwargs):
+        owned.append(H5_LOCK._is_owned())
+        return real_stat(self, *args, **kwargs)
+
+    monkeypatch.setattr(Bucket, "read_into", read_into)
+    monkeypatch.setattr(Bucket, "stat", stat)
+    roots = Roots(["s3://facility/data"])
+    rows = open_rows(roots, "s3://facility/data/linking.h5", "application/x-hdf5", {"dataset": "link"}, VALUES.dtype)
+    np.testing.assert_array_equal(rows.read(np.arange(FRAMES), tuple(map(range, SHAPE))), VALUES + 3)
+    rows.close()
+    assert len(owned) > 3
+    assert not any(owned)
+
+
+def test_the_event_loop_never_asks_a_bucket(held, run, s3, monkeypatch):
+    loops = []
+
+    def noting(name):
+        real = getattr(Bucket, name)
+
+        def noted(self, *args, **kwargs):
+            with contextlib.suppress(RuntimeError):
+                loops.append(asyncio.get_running_loop())
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(Bucket, name, noted)
+
+    for name in ("stat", "read_into", "children", "listed"):
+        noting(name)
+    with from_uri(held[1], api_key=KEY) as client:
+        for _ in range(3):
+            np.testing.assert_array_equal(client[run]["primary"]["raw"][1, :2, :2], VALUES[1, :2, :2])
+            np.testing.assert_array_equal(client[run]["primary"]["mapped"][1, :2, :2], VALUES[1, :2, :2])
+    assert s3.requests
+    assert not loops
+    near = NearNames()
+    near.note("file://localhost/beamline/data/x.h5", "s3://facility/data/x.h5")
+    assert "file://localhost/beamline/data/x.h5" not in near
+
+
+def test_a_settled_run_is_not_served_what_was_put_in_its_place():
+    old, new, longer = (-5, 100, 10**18), (-6, 100, 10**18), (-7, 200, 2 * 10**18)
+    assert change(old, old, settled=True) is None
+    assert "the object was replaced" in change(old, new, settled=True)
+    assert "the object was replaced" in change(old, longer, settled=True)
+    assert change(old, longer, settled=False) is None  # an object grows by being put anew
+
+
+def test_a_bucket_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr(_objects, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(_objects, "RETRIES", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+        with pytest.raises(DeadlineExceeded, match="does not answer in time"):
+            Bucket("s3://facility").stat("data/x.h5")
+
+
+def test_without_the_library_the_start_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    _objects._obstore.cache_clear()
+    try:
+        with pytest.raises(Misconfigured, match=r"pip install 'flystore\[objects\]'"):
+            Service.open(tmp_path / "store", read=["s3://facility/data"])
+    finally:
+        _objects._obstore.cache_clear()
+
+
+def test_a_file_whose_index_lies_all_over_it_is_read_all_the_same(bucket, s3, monkeypatch):
+    monkeypatch.setattr(_opened_object, "_MOST_TURNS", 0)
+    bucket.put("scattered.h5", hdf5(VALUES + 5))
+    roots = Roots(["s3://facility/data"])
+    name = "s3://facility/data/scattered.h5"
+    with contextlib.closing(open_rows(roots, name, "application/x-hdf5", {"dataset": "gzip"}, VALUES.dtype)) as rows:
+        np.testing.assert_array_equal(rows.read(np.arange(5), tuple(map(range, SHAPE))), VALUES[:5] + 5)
+    bucket.put("scattered.h5", hdf5(VALUES + 6))
+    with roots.open(name) as file:
+        s3.refused = "scattered.h5"
+        try:
+            with pytest.raises(NoAccess):
+                open_hdf5(roots, file, "gzip")
+        finally:
+            s3.refused = ""
+
+
+def test_groups_and_datasets_inside_a_registered_file_are_nodes(held, bucket):
+    from tiled.client import from_uri as stock_from_uri
+    from tiled.structures.core import StructureFamily
+    from tiled.structures.data_source import Asset, DataSource, Management
+
+    asset = Asset(data_uri="s3://facility/data/x.h5", is_directory=False, parameter="data_uris", num=0)
+    source = DataSource(
+        structure_family=StructureFamily.container,
+        structure=None,
+        mimetype="application/x-hdf5",
+        parameters={},
+        management=Management.external,
+        assets=[asset],
+    )
+    client = stock_from_uri(f"{held[1]}/api/v1", api_key=KEY)
+    try:
+        inside = client.new("container", [source], key="scan-in-a-bucket", metadata={}, specs=[])
+        assert sorted(inside) == sorted(KINDS)
+        np.testing.assert_array_equal(np.asarray(inside["blosc"][3]), VALUES[3])
+    finally:
+        client.context.http_client.close()

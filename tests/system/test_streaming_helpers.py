@@ -4,6 +4,10 @@ If these fail, a live display that was made for Tiled stands still, shows frames
 loses its place when the service is started anew.
 """
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -14,7 +18,8 @@ from tiled.client import from_uri
 from flystore import RunWriter
 from flystore.testing.documents import RunDocuments, external, internal
 from flystore.testing.growing import GrowingFile, frame
-from flystore.testing.stock_server import write_with_stock
+from flystore.testing.serving import reserved_port
+from flystore.testing.stock_server import API_KEY, write_with_stock
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the stock client's own
 GENEROUS = 120.0
@@ -159,3 +164,58 @@ def test_a_run_of_ours_is_shown_while_its_frames_arrive(server, stocks, data, tm
             scan.run.stop()
             send()
             are_right(shown, 4)
+
+
+class Workers:
+    """``flystore serve --workers 2`` on a port that stays the test's while it is started anew."""
+
+    def __init__(self, home, data, port):
+        self._command = [sys.executable, "-m", "flystore.cli", "serve", home, "--port", port, "--workers", 2]
+        self._command += ["--read", data]
+        self.url, self.key = f"http://127.0.0.1:{port}", API_KEY
+        self.start()
+
+    def start(self):
+        given = {name: value for name, value in os.environ.items() if not name.startswith("FLYSTORE_")}
+        self._process = subprocess.Popen(
+            [str(each) for each in self._command],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**given, "FLYSTORE_API_KEY": self.key},
+            start_new_session=True,
+        )
+        assert "ready at" in self._process.stdout.readline()
+
+    def end(self):
+        self._process.send_signal(signal.SIGTERM)
+        self._process.communicate(timeout=GENEROUS)
+
+
+def test_a_display_goes_on_where_it_was_when_two_workers_are_started_anew(tmp_path):
+    (tmp_path / "data").mkdir()
+    with reserved_port() as port:
+        service = Workers(tmp_path / "store", tmp_path / "data", port.getsockname()[1])
+        (client,) = clients(service)
+        scan = Scan("restarted", tmp_path / "data")
+        with scan.file, RunWriter(service.url, api_key=service.key, journal=tmp_path / "journal") as writer:
+
+            def points(first, stop):
+                scan.file.to(stop)
+                for number in range(first, stop):
+                    scan.point(number)
+                for name, doc in scan.new():
+                    writer(name, doc)
+
+            try:
+                with Display(client, streams=None) as shown:
+                    points(0, 3)
+                    shown.wait(whole(3))
+                    service.end()
+                    points(3, 5)  # while there is no service
+                    service.start()
+                    shown.wait(whole(5))
+                    are_right(shown, 5)
+            finally:
+                client.context.http_client.close()
+                writer.flush(GENEROUS)
+                service.end()

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from flystore.disk import Remark
 from flystore.model.errors import FlystoreError
@@ -38,7 +38,12 @@ def examine_file(path: Path) -> list[Remark]:
             )
         ]
     said = f"SQLite {sqlite3.sqlite_version}"
-    if not path.exists():
+    try:
+        there = path.exists()
+    except PermissionError:
+        text = f"{path.parent} cannot be looked into by this user; run this as the service's user."
+        return [Remark("database", "problem", text)]
+    if not there:
         return [Remark("database", "ok", f"{said}; there is no catalogue yet, the first start makes it.")]
     try:
         version = version_of(path)
@@ -95,13 +100,20 @@ def _schema_remark(version: int, where: str) -> Remark:
 
 def examine_server(url: str) -> list[Remark]:
     """Look at a catalogue in PostgreSQL, which may be in use."""
-    shown = make_url(url).render_as_string(hide_password=True)
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):  # what SQLAlchemy says has the whole address in it
+        return [Remark("database", "problem", "--catalog is no address; it looks like postgresql://USER@HOST/NAME.")]
+    shown = address.render_as_string(hide_password=True)
+    if address.get_backend_name() != "postgresql":
+        text = f"--catalog {shown} is not in PostgreSQL; it looks like postgresql://USER@HOST/NAME."
+        return [Remark("database", "problem", text)]
     try:
         import psycopg  # noqa: F401
     except ImportError:
         return [Remark("database", "problem", "psycopg is not installed; pip install 'flystore[postgres]'.")]
     engine = sa.create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
+        address.set(drivername="postgresql+psycopg"),
         poolclass=sa.pool.NullPool,
         connect_args={"connect_timeout": 10},
     )

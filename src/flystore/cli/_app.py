@@ -291,6 +291,8 @@ Into PostgreSQL:     flystore copy /srv/flystore /srv/new --to-catalog postgresq
 
 And back:            flystore copy /srv/new /srv/old --from-catalog postgresql://flystore@db/flystore
 
+Into a bucket, too:  flystore copy /srv/flystore /srv/new --to-storage s3://bucket/flystore
+
 While it is served:  flystore backup /srv/flystore /backup/now, then flystore copy /backup/now /srv/new
 
 Exit status: 0 the copy is whole and was compared, 2 it is not; run it again, and it goes on where it was.
@@ -309,14 +311,19 @@ def copy(
         str | None,
         typer.Option(metavar="URL", show_default=False, help="TO's catalogue, if it is to be in PostgreSQL."),
     ] = None,
+    to_storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", show_default=False, help="Bucket for TO's arrays: s3://BUCKET/PREFIX."),
+    ] = None,
 ) -> None:
     """Copy a store to another place, or between SQLite and PostgreSQL, and compare all of it.
 
-    Nobody may write to FROM meanwhile. Files of detectors stay where they are.
+    Nobody may write to FROM meanwhile. Arrays that FROM keeps in a bucket are read from there; without --to-storage
+    they go to a directory. Files of detectors stay where they are.
     """
     from ._copy import run_copy
 
-    run_copy(source, target, from_catalog, to_catalog)
+    run_copy(source, target, from_catalog, to_catalog, to_storage)
 
 
 _MIGRATE_EPILOG = """
@@ -372,7 +379,18 @@ def doctor(
     ] = None,
     catalog: Annotated[
         str | None,
-        typer.Option(metavar="URL", show_default=False, help="A catalogue in PostgreSQL: postgresql://USER@HOST/NAME."),
+        typer.Option(
+            metavar="URL",
+            envvar="FLYSTORE_CATALOG",
+            show_default=False,
+            help="A catalogue in PostgreSQL: postgresql://USER@HOST/NAME.",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", show_default=False, help="A bucket for arrays, s3://BUCKET/PREFIX; else what DIR was given."
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Where the service is to listen.")] = "127.0.0.1",
     port: Annotated[
@@ -409,6 +427,7 @@ def doctor(
     options = DoctorOptions(
         directory=directory,
         catalog=catalog,
+        storage=storage,
         read=_roots_of(read),
         host=host,
         port=port,

@@ -9,7 +9,9 @@ from flystore.embedded import needing_server_parts
 _EVERY_S = 2.0
 
 
-def run_copy(source: Path, target: Path, from_catalog: str | None, to_catalog: str | None) -> None:
+def run_copy(
+    source: Path, target: Path, from_catalog: str | None, to_catalog: str | None, to_storage: str | None = None
+) -> None:
     """Copy a store, or go on with it, compare, and say what the copy holds."""
     with needing_server_parts("flystore copy"):
         from flystore.service.copying import Place, copy_store
@@ -23,7 +25,8 @@ def run_copy(source: Path, target: Path, from_catalog: str | None, to_catalog: s
             unit = "bytes" if what == "files" else "rows"
             print(f"{what}: {told[what]:,} {unit} …", file=sys.stderr, flush=True)
 
-    report = copy_store(Place(source, from_catalog), Place(target, to_catalog), tell=tell)
+    made = Place(target, to_catalog, to_storage)
+    report = copy_store(Place(source, from_catalog), made, tell=tell)
     rows = sum(table.rows for table in report.tables)
     runs = next(table.rows for table in report.tables if table.table == "runs")
     records = next(table.rows for table in report.tables if table.table == "log")

@@ -37,6 +37,7 @@ class DoctorOptions:
 
     directory: Path | None
     catalog: str | None
+    storage: str | None
     read: tuple[Path | str, ...]
     host: str
     port: int | None
@@ -50,7 +51,7 @@ class DoctorOptions:
 
 def run_doctor(options: DoctorOptions) -> int:
     """Look at everything, print what was found, and return the exit status."""
-    if options.directory is None and options.catalog is None and options.to is None:
+    if options.directory is None and options.catalog is None and options.storage is None and options.to is None:
         raise Misconfigured(
             "nothing to look at; name the directory of a store (flystore doctor DIR), or the service that a writer "
             "sends to (flystore doctor --to URL)"
@@ -58,7 +59,7 @@ def run_doctor(options: DoctorOptions) -> int:
     remarks: list[Remark] = []
     if options.to is not None:
         remarks += examine_writer(options.to, options.api_key, options.journal)
-    if options.directory is not None or options.catalog is not None:
+    if options.directory is not None or options.catalog is not None or options.storage is not None:
         remarks += _examine_service(options)
     _show(remarks, options.as_json)
     return WRONG if any(remark.state == "problem" for remark in remarks) else 0
@@ -73,7 +74,8 @@ def _show(remarks: Iterable[Remark], as_json: bool) -> None:
     for remark in remarks:
         print(f"{_MARKS[remark.state]} {remark.check}: {remark.text}")
     warnings = sum(remark.state == "warning" for remark in remarks)
-    print(f"{problems} problems, {warnings} warnings" if problems or warnings else "all is well")
+    counts = f"{problems} problem{'s'[: problems != 1]}, {warnings} warning{'s'[: warnings != 1]}"
+    print(counts if problems or warnings else "all is well")
 
 
 def _examine_service(options: DoctorOptions) -> Iterator[Remark]:
@@ -82,6 +84,7 @@ def _examine_service(options: DoctorOptions) -> Iterator[Remark]:
     limits, remarks = doctoring.examine_limits(options.limits)
     yield from remarks
     yield from doctoring.examine_store(options.directory, options.catalog)
+    yield from doctoring.examine_storage(options.directory, options.storage)
     yield from doctoring.examine_roots(options.read, options.directory)
     yield from doctoring.examine_codecs()
     yield from doctoring.examine_clock()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,18 +14,35 @@ from flystore.model.errors import FlystoreError
 from ._check import opened, run_named
 
 _MOST_COLUMNS = 8
-_WIDTH = 12
+_WIDTH, _WIDEST = 12, 24
 _LOOK_S = 0.1
 
 
 def run_follow(run: str | None, at: str, api_key: str | None, as_json: bool) -> None:
     """Print a run's events until it ends, or without a run what begins and ends, until Ctrl-C."""
-    logging.getLogger("flystore.client").setLevel(logging.CRITICAL)  # what ends it is raised here
+    logger = logging.getLogger("flystore.client")
+    logger.propagate = False  # what ends it is raised here
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_LOST]
     with contextlib.suppress(KeyboardInterrupt), opened(at, api_key) as client:
         if run is None:
             _all_runs(client, as_json)
         else:
             _one_run(run_named(client, run), as_json)
+
+
+class _Lost(logging.Handler):
+    """Says once that the service is away, and again only after something came from it."""
+
+    told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.INFO and not self.told:
+            self.told = True
+            print("The service does not answer; this goes on by itself when it does.", file=sys.stderr, flush=True)
+
+
+_LOST = _Lost()
 
 
 def _all_runs(client: Any, as_json: bool) -> None:
@@ -33,6 +51,7 @@ def _all_runs(client: Any, as_json: bool) -> None:
 
     def tell(change: Any) -> None:
         ready.wait()
+        _LOST.told = False
         if as_json:
             print(json.dumps({"path": change.path, "what": change.what, "token": change.token}), flush=True)
             return
@@ -57,6 +76,7 @@ def _one_run(run: Any, as_json: bool) -> None:
     columns: dict[str, list[str]] = {}
 
     def tell(name: str, doc: dict[str, Any]) -> None:
+        _LOST.told = False
         if as_json:
             print(json.dumps({"name": name, "doc": doc}, default=_plain), flush=True)
             return
@@ -85,14 +105,24 @@ def _lines(run: Any, name: str, doc: dict[str, Any], columns: dict[str, list[str
         yield f"{_time(doc.get('time'))}  {_named(run)} begins"
     elif name == "descriptor":
         named = columns[doc["uid"]] = _scalars(doc)
-        heads = "".join(f"{column[-_WIDTH:]:>{_WIDTH + 1}}" for column in named)
+        heads = "".join(f"{column[-_WIDEST:]:>{_wide(column)}}" for column in named)
         yield f"{doc.get('name', '?')}: {'seq_num':>7} {'time':>12}{heads}"
     elif name == "event" and doc.get("descriptor") in columns:
-        values = "".join(f"{_value(doc['data'].get(column)):>{_WIDTH + 1}}" for column in columns[doc["descriptor"]])
+        values = "".join(f"{_value(doc['data'].get(column)):>{_wide(column)}}" for column in columns[doc["descriptor"]])
         yield f"{doc.get('seq_num', ''):>9} {_time(doc.get('time')):>12}{values}"
+    elif name == "stream_resource":
+        columns[doc["uid"]] = [doc.get("data_key", "?")]
     elif name == "stream_datum":
-        numbers = doc.get("seq_nums") or {}
-        yield f"{numbers.get('stop', 1) - 1:>9} {'':>12} frames of {doc.get('stream_resource', '?')[:8]}"
+        last = (doc.get("seq_nums") or {}).get("stop", 0) - 1
+        rows = doc.get("indices") or {}
+        count = rows.get("stop", 0) - rows.get("start", 0)
+        (key,) = columns.get(doc.get("stream_resource", ""), ["?"])
+        yield f"{last if last > 0 else '':>9} {'':>12}  {key}: {count} more"
+
+
+def _wide(column: str) -> int:
+    """Return how many letters a column takes, with the space before it."""
+    return max(_WIDTH, min(len(column), _WIDEST)) + 1
 
 
 def _scalars(descriptor: dict[str, Any]) -> list[str]:

@@ -55,11 +55,13 @@ def examine_directory(directory: Path, what: str, option: str) -> list[Remark]:
     option : str
         How another one is named: "name another directory".
     """
+    directory = Path(os.path.abspath(directory))  # "." says nothing to whoever reads it elsewhere
     place, remarks = directory, []
-    while not place.exists() and place != place.parent:
+    while not os.path.exists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        return [Remark(what, "problem", f"{place} is a file, so {directory} cannot be a directory; {option}.")]
+        named = f"{directory} cannot be made: {place}" if place != directory else str(place)
+        return [Remark(what, "problem", f"{named} is a file and no directory; {option}.")]
     if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
         named = f"{directory} cannot be made: {place}" if place != directory else str(place)
         return [Remark(what, "problem", f"{named} is not writable for this user; change its owner, or {option}.")]
@@ -135,7 +137,8 @@ def _kind(place: Path, what: str, option: str) -> list[Remark]:
 def _free(place: Path, what: str) -> list[Remark]:
     found = os.statvfs(place)
     free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-    said = f"{free / 1e9:,.1f} GB of {size / 1e9:,.1f} GB are free at {place}"
+    unit, name = (1e9, "GB") if size >= 1e10 else (1e6, "MB")
+    said = f"{free / unit:,.1f} of {size / unit:,.1f} {name} are free at {place}"
     if free < LEAST_FREE_BYTES:
         return [Remark(f"{what} space", "problem", f"{said}; free space before anything is written there.")]
     if free < LOW_FREE_BYTES or free < size / 20:

@@ -32,6 +32,7 @@ class TiffRows:
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
         self.modified_ns = file.modified_ns
+        self.remote = file.remote
         self._file = file
         try:
             self._tiff = tifffile.TiffFile(io.BufferedReader(file.stream()), name=file.uri)
@@ -126,6 +127,7 @@ class JpegRows:
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
         self.modified_ns = file.modified_ns
+        self.remote = file.remote
         self._file = file
         try:
             with warnings.catch_warnings():

@@ -22,6 +22,7 @@ class NpyRows:
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
         self.modified_ns = file.modified_ns
+        self.remote = file.remote
         self._file = file
 
     def close(self) -> None:

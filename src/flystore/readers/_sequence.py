@@ -1,7 +1,11 @@
 """Sequences: many files of equal shape, each one row."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +15,12 @@ from flystore.storage import Roots, candidate_paths
 
 from ._source import Resource, RowSource
 from ._template import FileTemplate
+
+_REQUESTS = 8
+"""Files of a bucket that are read at the same time, at most …"""
+
+_REQUESTED_BYTES = 2**26
+"""… and so that decoding them takes no more than this."""
 
 _SIDE_BY_SIDE = 8
 """Files at the end of a sequence that may be written at the same time."""
@@ -146,6 +156,7 @@ class SequenceRows:
             self.unverified = with_first.unverified
             self.fingerprint: tuple[int, ...] = (self._count, *with_first.fingerprint)
             self.modified_ns = with_first.modified_ns
+            self._remote = getattr(with_first, "remote", False)
         finally:
             with_first.close()
         self.shape = (self._count, *self._file_shape)
@@ -204,7 +215,8 @@ class SequenceRows:
     def read(self, rows: np.ndarray, rest: tuple[range, ...], limit_bytes: int | None = None) -> np.ndarray:
         out = np.empty((len(rows), *map(len, rest)), self.dtype)
         inside = np.arange(rest[0].start, rest[0].stop, rest[0].step)
-        for i, row in enumerate(rows.tolist()):
+
+        def read_one(i: int, row: int) -> None:
             source = self._opener(self._names.uri(row))
             try:
                 if source.shape != self._file_shape or source.dtype != self.dtype:
@@ -215,4 +227,25 @@ class SequenceRows:
                 out[i] = source.read(inside, rest[1:], limit_bytes)
             finally:
                 source.close()
+
+        jobs = [partial(read_one, i, row) for i, row in enumerate(rows.tolist())]
+        decoding = 3 * self.dtype.itemsize * math.prod(self._file_shape)
+        side_by_side = min(_REQUESTS, len(jobs), _REQUESTED_BYTES // max(decoding, 1)) if self._remote else 1
+        if side_by_side < 2:
+            for job in jobs:
+                job()
+        else:
+            _read_side_by_side(jobs, side_by_side)
         return out
+
+
+def _read_side_by_side(jobs: Sequence[Callable[[], None]], threads: int) -> None:
+    """Run jobs that wait for the network, several at once, within the account of this request."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="flystore-images") as pool:
+        waiting = [pool.submit(copy_context().run, job) for job in jobs]
+        try:
+            for future in waiting:
+                future.result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -35,6 +35,7 @@ class CsvRows:
         self.unverified = False
         self.fingerprint: tuple[int, ...] = file.fingerprint
         self.modified_ns = file.modified_ns
+        self.remote = file.remote
         self._file = file
         self._parameters = parameters
         self._values: np.ndarray | None = None

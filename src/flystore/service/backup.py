@@ -32,6 +32,9 @@ from flystore.model.structures import KEPT_IN_FILES, Management
 ARRAYS_DIRECTORY = "arrays"
 CATALOG_FILE = "catalog.sqlite"
 MANIFEST = "manifest.json"
+STORAGE_FILE = "storage"
+"""In the directory of a store that keeps its arrays in a bucket: the address."""
+
 STORE = "store"
 
 FORMAT = 1
@@ -39,6 +42,14 @@ FORMAT = 1
 
 _PIECE = 1 << 20
 _PARTIAL = ".partial-"
+
+
+def storage_of(directory: Path) -> str | None:
+    """Return in which bucket the store in a directory keeps its arrays; None if in the directory."""
+    try:
+        return (directory / STORAGE_FILE).read_text().strip() or None
+    except FileNotFoundError:
+        return None
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -107,6 +118,12 @@ def back_up(directory: Path, target: Path, *, clock: Callable[[], float] = time.
     directory, target = Path(directory), Path(target).absolute()
     if not (directory / CATALOG_FILE).is_file():
         raise Misconfigured(f"there is no store in {directory}; name the directory that `flystore serve` was given")
+    storage = storage_of(directory)
+    if storage is not None:
+        raise Misconfigured(
+            f"the store {directory} keeps its arrays in {storage}, which a backup does not hold; end what writes to it "
+            "and copy it to a directory (flystore copy), and let the bucket keep versions"
+        )
     _require_new(target, directory)
     with _making(target) as partial:
         started = clock()

@@ -9,6 +9,7 @@ An object in a bucket is another one as soon as its ETag is.
 """
 
 from collections.abc import Iterator, Sequence
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -46,10 +47,12 @@ class WatchedRoots(Roots):
         """Fingerprints by URI, also of files that turned out to be unreadable."""
         self.paths: dict[str, str] = {}
         """Where they really are, by URI."""
+        self._turn = Lock()
 
     def _open_path(self, path: str, uri: str) -> OpenedFile:
         file = super()._open_path(path, uri)
-        self.newest = max(self.newest, (file.modified_ns, uri))
+        with self._turn:  # the images of a sequence in a bucket are opened side by side
+            self.newest = max(self.newest, (file.modified_ns, uri))
         self.opened[uri] = file.fingerprint
         self.paths[uri] = file.path
         return file

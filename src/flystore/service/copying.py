@@ -19,11 +19,13 @@ from typing import Protocol
 import msgspec
 
 from flystore.catalog import Compared, Source, Target, digest_of_source, opened_source, others_at
-from flystore.disk import FULL, make_directory, sync_directory
+from flystore.disk import FULL, make_directory, replace_file, sync_directory
 from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, DiskFull, Misconfigured, Unavailable
+from flystore.storage import BucketKeep
 
-from .backup import ARRAYS_DIRECTORY, CATALOG_FILE, MANIFEST, STORE
+from .backup import ARRAYS_DIRECTORY, CATALOG_FILE, MANIFEST, STORAGE_FILE, STORE, storage_of
+from .keeping import bucket_keep
 
 _PIECE = 1 << 20
 _PARTIAL = ".writing-copy-"
@@ -94,14 +96,49 @@ class DirectoryFiles:
 
 
 def _is_lock(name: str) -> bool:
-    return "/" not in name and name.startswith(".")
+    return name.startswith(".")
+
+
+class BucketFiles:
+    """Files in a bucket, as a service has them there."""
+
+    def __init__(self, keep: BucketKeep) -> None:
+        self._keep = keep
+
+    def names(self) -> Iterator[str]:
+        return self._keep.files()
+
+    def size(self, name: str) -> int | None:
+        part = self._keep.file(name)
+        return None if part is None else part.size
+
+    def read(self, name: str) -> Iterator[bytes]:
+        part = self._keep.file(name)
+        if part is None:
+            raise FileNotFoundError(name)
+        with part.open() as file:
+            while piece := file.read(_PIECE):
+                yield piece
+
+    def write(self, name: str, content: Iterator[bytes]) -> None:
+        self._keep.put_file(name, b"".join(content))
+
+    def end(self) -> None:
+        """Nothing is left to do: a bucket has what it has acknowledged."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a store is: its directory, and the address of its catalogue if that is in PostgreSQL."""
+    """Where a store is: its directory, the address of its catalogue if that is in PostgreSQL, and that of its bucket.
+
+    Attributes
+    ----------
+    storage : str or None
+        ``s3://bucket/prefix`` if arrays are there; None: what the directory says.
+    """
 
     directory: Path
     catalog: str | None = None
+    storage: str | None = None
 
     @property
     def url(self) -> str:
@@ -109,7 +146,14 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def files(self) -> Files:
-        return DirectoryFiles(self.directory / ARRAYS_DIRECTORY)
+        keep = self.bucket
+        return DirectoryFiles(self.directory / ARRAYS_DIRECTORY) if keep is None else BucketFiles(keep)
+
+    @property
+    def bucket(self) -> BucketKeep | None:
+        """The bucket that keeps the arrays, if one does."""
+        storage = self.storage or storage_of(self.directory)
+        return None if storage is None else bucket_keep(self.directory, storage)
 
 
 class Report(msgspec.Struct):
@@ -160,6 +204,7 @@ def copy_store(source: Place, target: Place, *, tell: Tell | None = None) -> Rep
     try:
         with opened_source(source.url) as given:
             _require_own(target, given)
+            _require_own_bucket(source, target, given)
             with closing(Target(target.url, given.origin)) as made:
                 report = Report(again=made.finished)
                 if not made.finished:
@@ -168,6 +213,9 @@ def copy_store(source: Place, target: Place, *, tell: Tell | None = None) -> Rep
                 _compare(source, target, given, made, report)
                 _require_still(source, given)
                 made.finish()
+            bucket = target.bucket
+            if bucket is not None:
+                replace_file(target.directory / STORAGE_FILE, bucket.url.encode())
             (target.directory / _MARK).unlink(missing_ok=True)
             return report
     except OSError as error:
@@ -180,8 +228,8 @@ def _checked(source: Place, target: Place) -> tuple[Place, Place]:
     directory = source.directory
     if (directory / MANIFEST).exists() and source.catalog is None:
         directory = directory / STORE  # of a backup
-    source = Place(directory.absolute(), source.catalog)
-    target = Place(target.directory.absolute(), target.catalog)
+    source = Place(directory.absolute(), source.catalog, source.storage)
+    target = Place(target.directory.absolute(), target.catalog, target.storage)
     if source.catalog is None and not (source.directory / CATALOG_FILE).is_file():
         raise Misconfigured(f"there is no store in {source.directory}; name the directory that it was served from")
     one, other = source.directory.resolve(), target.directory.resolve()
@@ -202,7 +250,7 @@ def _require_own(target: Place, source: Source) -> None:
         make_directory(target.directory)
     except OSError as error:
         raise Misconfigured(f"{target.directory} cannot be made ({error.strerror}); choose another") from error
-    known = {ARRAYS_DIRECTORY, CATALOG_FILE, f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm"}
+    known = {ARRAYS_DIRECTORY, STORAGE_FILE, CATALOG_FILE, f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm"}
     mark = target.directory / _MARK
     held = {path.name for path in target.directory.iterdir()} - {_MARK}
     wanted = msgspec.json.encode(source.origin)
@@ -221,6 +269,19 @@ def _require_own(target: Place, source: Source) -> None:
             file.flush()
             os.fsync(file.fileno())
         sync_directory(target.directory)
+
+
+def _require_own_bucket(source: Place, target: Place, given: Source) -> None:
+    """Refuse a bucket that holds what no copy of this store has put there."""
+    bucket, other = target.bucket, source.bucket
+    if bucket is None:
+        return
+    if other is not None and f"{other.url}/".startswith(f"{bucket.url}/"):
+        raise Misconfigured(f"{bucket.url} is, or holds, where the source keeps its arrays; name another prefix")
+    bucket.examine()
+    if not bucket.is_marked() and next(bucket.files(), None) is not None:
+        raise Conflict(f"{bucket.url} is not empty; copy to a prefix of its own. Nothing was changed.")
+    bucket.belongs_to(given.origin.store)
 
 
 _MARK = ".copying"

@@ -18,7 +18,8 @@ from flystore.model.errors import FlystoreError
 from flystore.readers import decodable_filters
 from flystore.storage import Bucket
 
-from .backup import CATALOG_FILE
+from .backup import CATALOG_FILE, storage_of
+from .keeping import bucket_keep
 from .limits import SPARE_DESCRIPTORS, Limits
 
 LEAST_KEY = 16
@@ -64,6 +65,36 @@ def examine_store(directory: Path | None, catalog: str | None = None) -> Iterato
         yield from examine_server(catalog)
 
 
+def examine_storage(directory: Path | None, storage: str | None = None) -> Iterator[Remark]:
+    """Look at the bucket that keeps the arrays, if one does: put, read and remove a small object.
+
+    Parameters
+    ----------
+    storage : str, optional
+        ``s3://bucket/prefix``; None: the one that the store in `directory` was given before.
+    """
+    try:
+        known = None if directory is None else storage_of(directory.expanduser())
+    except OSError:  # what is wrong with the directory was said of the store
+        known = None
+    if storage is None and known is None:
+        return
+    try:
+        keep = bucket_keep(directory or Path(), str(storage or known))
+        if known not in (None, keep.url):
+            text = f"the store keeps its arrays in {known}, not in {keep.url}; give that address."
+            yield Remark("storage", "problem", text)
+        keep.examine()
+    except FlystoreError as error:
+        yield Remark("storage", "problem", f"{error.message}.")
+        return
+    if keep.conditional:
+        yield Remark("storage", "ok", f"{keep.url} takes objects, gives them back, and knows conditions.")
+    else:
+        text = f"{keep.url} ignores the conditions If-None-Match and If-Match; let the services of one machine write, "
+        yield Remark("storage", "warning", f"{text}or use a bucket that knows conditions.")
+
+
 def examine_roots(roots: Sequence[Path | str], directory: Path | None = None) -> Iterator[Remark]:
     """Look at the directories and buckets whose files may be served."""
     if not roots:
@@ -88,15 +119,22 @@ def _examine_bucket(url: str) -> Remark:
 
 def _examine_root(root: Path, inside: Sequence[Path], directory: Path | None) -> Iterator[Remark]:
     what = "roots"
-    if not root.exists():
+    closed_to_us = (
+        f"the read root {root} cannot be read by this user; add it to the group that owns it (or chmod o+rx)."
+    )
+    try:
+        there = root.exists()
+    except PermissionError:
+        yield Remark(what, "problem", closed_to_us)
+        return
+    if not there:
         yield Remark(what, "problem", f"the read root {root} does not exist; mount it, make it, or leave it out.")
         return
     if not root.is_dir():
         yield Remark(what, "problem", f"the read root {root} is no directory; name the directory that it is in.")
         return
     if not os.access(root, os.R_OK | os.X_OK, effective_ids=True):
-        text = f"the read root {root} cannot be read by this user; add it to the group that owns it (or chmod o+rx)."
-        yield Remark(what, "problem", text)
+        yield Remark(what, "problem", closed_to_us)
         return
     if os.path.realpath(root) == "/":
         yield Remark(what, "warning", "the read root / lets the service serve every file that it can read; name less.")
@@ -195,9 +233,10 @@ def examine_key(key: str | None, file: Path | None = None) -> Iterator[Remark]:
             found = _VARIABLE.findall(file.read_text())
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is no text"
-            yield Remark(
-                "key", "problem", f"the key file {file} cannot be read ({why}); make it, owned by the service."
-            )
+            fix = "make it, with mode 600"
+            if isinstance(error, PermissionError):
+                fix = "run this as its owner; systemd reads it as root before the service becomes its user"
+            yield Remark("key", "problem", f"the key file {file} cannot be read ({why}); {fix}.")
             return
         if mode & 0o077:
             yield Remark("key", "problem", f"others may read the key file {file} (mode {mode:o}); chmod 600 {file}.")
@@ -241,4 +280,4 @@ def examine_limits(texts: Sequence[str]) -> tuple[Limits, list[Remark]]:
     try:
         return Limits.parse(texts), []
     except FlystoreError as error:
-        return Limits(), [Remark("limits", "problem", error.message)]
+        return Limits(), [Remark("limits", "problem", f"{error.message}.")]

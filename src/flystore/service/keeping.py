@@ -13,10 +13,7 @@ from flystore.disk import make_directory, replace_file
 from flystore.model.errors import Misconfigured
 from flystore.storage import BucketKeep, DirectoryKeep, FileLocks, Keep, Locks
 
-from .backup import ARRAYS_DIRECTORY
-
-STORAGE_FILE = "storage"
-"""In the directory of a store that keeps its arrays in a bucket: the address."""
+from .backup import ARRAYS_DIRECTORY, STORAGE_FILE, storage_of
 
 log = logging.getLogger("flystore.service")
 
@@ -27,7 +24,7 @@ def opened_keep(directory: Path, storage: str | None, catalog: Catalog) -> Keep:
     Parameters
     ----------
     storage : str, optional
-        ``s3://bucket/prefix``; None: the directory.
+        ``s3://bucket/prefix``; None: the bucket that this store was given before, or else the directory.
 
     Raises
     ------
@@ -39,11 +36,11 @@ def opened_keep(directory: Path, storage: str | None, catalog: Catalog) -> Keep:
     """
     arrays = directory / ARRAYS_DIRECTORY
     make_directory(arrays)
+    told = storage_of(directory)
+    storage = storage or told
     if storage is None:
-        require_in_directory(directory)
         return DirectoryKeep(arrays)
     keep = bucket_keep(directory, storage, catalog)
-    told = storage_of(directory)
     if told not in (None, keep.url):
         raise Misconfigured(
             f"the store {directory} keeps its arrays in {told}, not in {keep.url}; give that address",
@@ -51,8 +48,8 @@ def opened_keep(directory: Path, storage: str | None, catalog: Catalog) -> Keep:
         )
     if told is None and any(not path.name.startswith(".") for path in arrays.iterdir()):
         raise Misconfigured(
-            f"the store {directory} keeps its arrays in the directory already; leave --storage out, or copy the store to "
-            f"the bucket: flystore copy {directory} NEW --to-storage {keep.url}",
+            f"the store {directory} keeps its arrays in the directory already; leave --storage out, or copy the "
+            f"store to the bucket: flystore copy {directory} NEW --to-storage {keep.url}",
             directory=str(directory),
         )
     keep.examine()
@@ -81,34 +78,10 @@ def bucket_keep(directory: Path, storage: str, catalog: Catalog | None = None) -
     return BucketKeep(storage, directory, locks)
 
 
-def storage_of(directory: Path) -> str | None:
-    """Return in which bucket the store in a directory keeps its arrays; None if in the directory."""
-    try:
-        return (directory / STORAGE_FILE).read_text().strip() or None
-    except FileNotFoundError:
-        return None
-
-
-def require_in_directory(directory: Path, what: str = "") -> None:
-    """Refuse a store whose arrays are in a bucket.
-
-    Parameters
-    ----------
-    what : str
-        What is not done with it, as the subject of a sentence; empty: it was to be opened.
-
-    Raises
-    ------
-    Misconfigured
-    """
-    told = storage_of(directory)
-    if told is None:
-        return
-    if what:
-        raise Misconfigured(f"{what}: the store {directory} keeps its arrays in {told}", directory=str(directory))
-    raise Misconfigured(
-        f"the store {directory} keeps its arrays in {told}; say so with --storage {told}", directory=str(directory)
-    )
+def kept_in(directory: Path) -> Keep:
+    """Return where the store in a directory keeps arrays and parts, to be read; nothing is tried."""
+    storage = storage_of(directory)
+    return DirectoryKeep(directory / ARRAYS_DIRECTORY) if storage is None else bucket_keep(directory, storage)
 
 
 def store_of(catalog: Catalog) -> str:

@@ -210,7 +210,7 @@ class Streaming:
         elif node.family is Family.TABLE:
             if entry.what in ("rows", "data"):
                 yield from self._rows(node, entry)
-        elif entry.what in ("data", "updated"):
+        elif entry.what in ("data", "updated") or (entry.what == "created" and node.origin == "documents"):
             yield from self._array(stream, entry)
 
     # --- containers -----------------------------------------------------------------------------
@@ -299,12 +299,12 @@ class Streaming:
         if node is None or source is None or node.id != stream.node.id or node.structure is None:
             return
         structure = ArrayStructure.from_wire(node.structure)
-        if isinstance(operation, DataSourcePut) or (operation is None and entry.what == "updated"):
+        if isinstance(operation, DataSourcePut) or (operation is None and entry.what != "data"):
             shape = tuple(node.structure["shape"])
             if isinstance(operation, DataSourcePut):
                 source = msgspec.structs.replace(operation.source, id=source.id)
                 shape = tuple(source.structure["shape"])
-            elif shape == stream.shape:
+            elif shape == stream.shape or 0 in shape:
                 return
             patch = _grown(stream.shape, shape)
             stream.shape = shape

@@ -11,10 +11,11 @@ from flystore.catalog import Catalog, copy_catalog, has_node, problems_in_file
 from flystore.model.errors import Damaged, Misconfigured
 from flystore.storage import ArrayStore, PathMap, Roots
 
-from .backup import ARRAYS_DIRECTORY, CATALOG_FILE, STORE, is_backup, verify_backup
+from .backup import CATALOG_FILE, STORE, is_backup, verify_backup
 from .checking import check_store
 from .comparing import compare_trees
 from .findings import Check, Verified, checked
+from .keeping import kept_in
 from .probing import Prober
 
 
@@ -81,7 +82,7 @@ def verify(
             return Verified(checks)
         with catalog:
             prober = Prober(catalog, Roots(read, maps))
-            arrays = ArrayStore(directory / ARRAYS_DIRECTORY)
+            arrays = ArrayStore(kept_in(directory))
             checks += check_store(
                 catalog, arrays, prober, deep=deep, is_there=lambda node_id: has_node(catalogue, node_id)
             )

@@ -11,8 +11,8 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -23,6 +23,7 @@ from flystore.model.errors import (
     FlystoreError,
     Misconfigured,
     MissingAsset,
+    NoAccess,
     Unavailable,
     Unsupported,
 )
@@ -108,6 +109,26 @@ class BucketKeep:
         name = f"{_ARRAYS}/{checked_key(key)}/{relative}"
         return OpenedObject(self.bucket, name, self.bucket.url_of(name), self.bucket.stat(name))
 
+    def files(self) -> Iterator[str]:
+        """Yield the names of all files of all folders, ``<key>/<path>``, in the bucket's order."""
+        for one in self.bucket.listed(_ARRAYS):
+            if not one.name.endswith(f"/{_MADE}"):
+                yield one.name[len(_ARRAYS) + 1 :]
+
+    def file(self, name: str) -> "BucketPart | None":
+        """Return a file of `files` to be opened; None if there is none."""
+        key, _, path = name.partition("/")
+        return self.folder(key).part(path)
+
+    def put_file(self, name: str, content: bytes) -> None:
+        """Put a file of a folder, whole."""
+        key, _, path = name.partition("/")
+        self.folder(key).put(path, content)
+
+    def is_marked(self) -> bool:
+        """Return whether the prefix is some store's."""
+        return self._marked() is not None
+
     def examine(self) -> None:
         """Find out by trying whether objects can be put, read, listed and removed, and whether conditions are kept.
 
@@ -192,11 +213,36 @@ class BucketKeep:
 def _content(bucket: Bucket, name: str) -> tuple[bytes, str] | None:
     """Return an object's content and version; None if there is none, which is not said of a bucket that is gone."""
     try:
-        return bucket.read(name)
+        with _always_allowed():
+            return bucket.read(name)
     except MissingAsset as error:
         if error.facts.get("missing") == "bucket":
-            raise Unavailable(f"{bucket.url} is gone: there is no such bucket; make it anew or restore it") from error
+            raise _gone(bucket) from error
         return None
+
+
+@contextmanager
+def _always_allowed() -> Iterator[None]:
+    """Say of a refusal that it may be tried again: what we keep is ours, and who asks for it has done nothing wrong."""
+    try:
+        yield
+    except NoAccess as error:
+        raise Unavailable(error.message) from error
+
+
+@contextmanager
+def _to_be_written(url: str) -> Iterator[None]:
+    """Say of what keeps an object from being written that it may be tried again: it is no fault of who writes."""
+    try:
+        yield
+    except (Conflict, Unavailable, Unsupported):
+        raise
+    except FlystoreError as error:
+        raise Unavailable(f"{url} cannot be written: {error.message}; nothing was acknowledged") from error
+
+
+def _gone(bucket: Bucket) -> Unavailable:
+    return Unavailable(f"{bucket.url} is gone: there is no such bucket; make it anew or restore it")
 
 
 class BucketFolder:
@@ -209,17 +255,21 @@ class BucketFolder:
         self._conditional = conditional
 
     def is_there(self) -> bool:
-        return self.get(_MADE) is not None
+        try:
+            return next(iter(self.bucket.listed(self._prefix)), None) is not None
+        except MissingAsset as error:
+            raise _gone(self.bucket) from error
 
     def make(self) -> None:
         self.put(_MADE, b"{}")
 
     def remove(self) -> None:
-        names = [one.name for one in self.bucket.listed(self._prefix)]
-        if names:
-            reach("storage.before_delete")
-            self.bucket.delete(names)
-            reach("storage.after_delete")
+        with _to_be_written(self.url):
+            names = [one.name for one in self.bucket.listed(self._prefix)]
+            if names:
+                reach("storage.before_delete")
+                self.bucket.delete(names)
+                reach("storage.after_delete")
 
     def get(self, name: str) -> bytes | None:
         found = self.got(name)
@@ -230,7 +280,8 @@ class BucketFolder:
         return _content(self.bucket, self._name(name))
 
     def put(self, name: str, content: "Buffer") -> None:
-        self.bucket.put(self._name(name), content)
+        with _to_be_written(self.url):
+            self.bucket.put(self._name(name), content)
 
     def put_over(self, name: str, content: "Buffer", version: str | None) -> None:
         """Put a file in place of the version that was read; None: of nothing.
@@ -244,7 +295,8 @@ class BucketFolder:
             self.put(name, content)
             return
         try:
-            self.bucket.put(self._name(name), content, if_absent=version is None, if_etag=version or "")
+            with _to_be_written(self.url):
+                self.bucket.put(self._name(name), content, if_absent=version is None, if_etag=version or "")
         except Conflict as error:
             raise Overtaken from error
 
@@ -279,7 +331,8 @@ class BucketFolder:
 
     def part(self, name: str) -> "BucketPart | None":
         try:
-            found = self.bucket.stat(self._name(name))
+            with _always_allowed():
+                found = self.bucket.stat(self._name(name))
         except MissingAsset:
             return None
         return BucketPart(self.bucket, self._name(name), found.size, found.etag, found.mtime_ns)
@@ -331,12 +384,14 @@ class BucketPart:
         """
         assert mode == "rb"
         if self.size <= _AT_ONCE:
-            return io.BytesIO(self._bucket.read(self._path, etag=self._etag)[0])
+            with _always_allowed():
+                return io.BytesIO(self._bucket.read(self._path, etag=self._etag)[0])
         return io.BufferedReader(_Ranges(self), _AT_ONCE)
 
     def read_into(self, offset: int, into: "Buffer") -> None:
         """Fill a buffer from `offset` on."""
-        self._bucket.read_into(self._path, [(offset, into)], etag=self._etag)
+        with _always_allowed():
+            self._bucket.read_into(self._path, [(offset, into)], etag=self._etag)
 
 
 class _Ranges(io.RawIOBase):

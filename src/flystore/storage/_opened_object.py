@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flystore.model.errors import FlystoreError, Truncated, Unreadable
 
-from ._budget import held, reserve
+from ._budget import _account, held, reserve
 from ._objects import Bucket, ObjectStat, split_url
 from ._roots import OpenedFile
 
@@ -140,22 +140,28 @@ class OpenedObject(OpenedFile):
             if later is not None:
                 wanted = max(wanted, later.step(key))
                 later.put_off(lambda: self._fetch_pages(number, wanted))
-            page = self._fetch_pages(number, wanted)[key]
+            try:
+                page = self._fetch_pages(number, wanted)[key]
+            except FlystoreError as error:
+                if later is not None:  # a library in between may take it for something else
+                    later.failed = error
+                raise
         if later is not None:
             later.pages[key] = page
         return page
 
     def _fetch_pages(self, number: int, count: int) -> "Pages":
         start = number * PAGE_BYTES
+        later = _later.get()
+        if later is not None:  # it keeps them all; elsewhere only the last ones stay
+            later.reserve(min(count * PAGE_BYTES, self.size - start), f"what is read of {self.uri}")
         whole = bytearray(min(count * PAGE_BYTES, self.size - start))
-        reserve(len(whole), f"what is read of {self.uri}")
         self._fetch([(start, memoryview(whole))])
         pages = {
             (self.version, number + at // PAGE_BYTES): bytes(whole[at : at + PAGE_BYTES])
             for at in range(0, len(whole), PAGE_BYTES)
         }
         _pages.put(pages)
-        later = _later.get()
         if later is not None:
             later.pages.update(pages)
         return pages
@@ -238,9 +244,23 @@ class Later:
     def __init__(self) -> None:
         self.pages: Pages = {}
         self.stats: dict[str, ObjectStat | FlystoreError] = {}
+        self.failed: FlystoreError | None = None
+        """What went wrong where nothing could be put off any more."""
         self._turns = 0
         self._wanted: Callable[[], object] | None = None
         self._step = 1
+        self._held = 0
+
+    def reserve(self, nbytes: int, what: str) -> None:
+        """Reserve memory until the work is done."""
+        reserve(nbytes, what)
+        self._held += nbytes
+
+    def end(self) -> None:
+        """Give back what was reserved."""
+        account = _account.get()
+        if account is not None:
+            account.give_back(self._held)
 
     def step(self, key: Key) -> int:
         """Return how many pages to fetch from one on: more, the longer reading went straight on."""
@@ -255,13 +275,16 @@ class Later:
             self._wanted = fetch
             raise _PutOff
 
-    def fetched(self) -> bool:
-        """Fetch what is wanted; return whether anything was."""
+    @property
+    def waits(self) -> bool:
+        """Whether something must be fetched before the work can go on."""
+        return self._wanted is not None
+
+    def fetch(self) -> None:
+        """Fetch it."""
         wanted, self._wanted = self._wanted, None
-        if wanted is None:
-            return False
-        wanted()
-        return True
+        if wanted is not None:
+            wanted()
 
 
 _later: ContextVar[Later | None] = ContextVar("flystore_later", default=None)
@@ -273,20 +296,29 @@ def without_waiting(work: Callable[[], _T]) -> _T:
     Where it needs something of an object that is not here, it is left with an error, that is fetched, and it is begun
     anew. After many such turns, as with a file whose index lies all over it, it is fetched in the middle of the work.
     """
-    later = Later()
+    later, account = Later(), _account.get()
     token = _later.set(later)
     try:
         while True:
+            before = account.held_bytes if account is not None else 0
             try:
                 done = work()
             except Exception:  # whatever a library makes of the error it was given
-                if not later.fetched():
+                if later.failed is not None:
+                    raise later.failed from None
+                if not later.waits:
                     raise
             else:
-                if not later.fetched():
+                if later.failed is not None:
+                    raise later.failed
+                if not later.waits:
                     return done
+            if account is not None:  # the same is reserved anew
+                account.give_back(account.held_bytes - before)
+            later.fetch()
     finally:
         _later.reset(token)
+        later.end()
 
 
 def opened_object(url: str, uri: str) -> OpenedObject:

@@ -478,7 +478,7 @@ class Roots:
         if not is_object(place):
             return None
         place = place.rstrip("/")
-        _require_object(place, uri)
+        _key_of(place)
         if not self._contains(place):
             raise _outside(uri)
         return place
@@ -603,12 +603,15 @@ def _real_root(root: str) -> str:
     return f"s3://{bucket}/{prefix}".rstrip("/")
 
 
-def _require_object(path: str, uri: str) -> None:
+def _key_of(path: str) -> str:
     try:
-        _, key = split_url(path)
+        return split_url(path)[1]
     except Misconfigured as error:
         raise InvalidRequest(error.message) from error
-    if not key or path.endswith("/"):
+
+
+def _require_object(path: str, uri: str) -> None:
+    if not _key_of(path) or path.endswith("/"):
         raise InvalidRequest(f"{uri[:200]!r} is not the name of an object: it has no key")
 
 

@@ -68,6 +68,8 @@ def _path_part(uri: str) -> str:
     if uri.startswith("/") or is_windows(uri):
         return uri
     if is_object(uri):
+        if not uri[5:].partition("/")[0] or "/" not in uri[5:]:
+            raise InvalidRequest(f"{_shown(uri)} names no object in a bucket (s3://bucket/key)")
         return "s3" + uri[2:]
     match = _SCHEME.match(uri)
     if match is None:

@@ -13,12 +13,14 @@ VARIABLES = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AW
 
 
 class S3:
-    """A server that speaks S3, started and stopped at will; what it holds outlives a stop.
+    """A server that speaks S3, stopped and started at will; what it holds outlives a stop.
 
     Attributes
     ----------
     url : str
-        Where it listens; the same after it was started again.
+        Where it listens.
+    refuses : bool
+        Whether it says that the key may do nothing.
     requests : list of (str, str)
         Method and path of each request, in order.
     refused : str
@@ -26,14 +28,13 @@ class S3:
     """
 
     def __init__(self) -> None:
-        self._server: Any = None
-        self._port = 0
+        self.refuses = False
         self.requests: list[tuple[str, str]] = []
         self.refused = ""
-        self.start()
+        self._is_away = False
+        self._listen()
 
-    def start(self) -> None:
-        """Answer, at the address of before."""
+    def _listen(self) -> None:
         from moto.server import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 
@@ -42,25 +43,32 @@ class S3:
 
         def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
             self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-            if self.refused and self.refused in environ["PATH_INFO"]:
+            if self.refuses or (self.refused and self.refused in environ["PATH_INFO"]):
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 start_response("403 Forbidden", [("Content-Type", "application/xml")])
                 return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
             with turn:  # moto looks at a condition and puts the object in two steps; a bucket does in one
                 return list(inner(environ, start_response))
 
-        self._server = make_server("127.0.0.1", self._port, one_at_a_time, threaded=True)
-        self._port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self._port}"
+        server: Any = make_server("127.0.0.1", 0, one_at_a_time, threaded=True)
+        server.verify_request = lambda *_: not self._is_away
+        self._server = server
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="s3", daemon=True)
         self._thread.start()
 
+    def start(self) -> None:
+        """Answer again."""
+        self._is_away = False
+
     def stop(self) -> None:
-        """Refuse connections."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-            self._server = None
+        """Close each connection without a word. The port stays taken, so that nobody else gets it meanwhile."""
+        self._is_away = True
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
 
     def make_bucket(self, name: str) -> None:
         request = urllib.request.Request(f"{self.url}/{name}", method="PUT")
@@ -81,4 +89,4 @@ def s3_server() -> Iterator[S3]:
         with patch.dict(os.environ, server.environment):
             yield server
     finally:
-        server.stop()
+        server.close()

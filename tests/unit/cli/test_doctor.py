@@ -15,6 +15,7 @@ import sys
 import time
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -80,6 +81,48 @@ def test_a_file_in_the_place_of_the_directory_is_a_problem(tmp_path):
     state, text = the(examine_directory(tmp_path / "file" / "store", "store", "name another"), "store")
     assert state == "problem"
     assert "is a file" in text
+
+
+def test_a_store_that_this_user_may_not_even_look_into_is_a_problem_and_no_traceback(tmp_path, nobody, capsys):
+    os.seteuid(os.getuid())
+    with Service.open(tmp_path / "store"):
+        pass
+    (tmp_path / "file").touch()
+    (tmp_path / "store").chmod(0o700 if os.getuid() == 0 else 0o000)
+    if os.getuid() == 0:
+        os.seteuid(NOBODY)
+    for place in ("store", "file"):
+        roots = (tmp_path / place / "x",)
+        options = DoctorOptions(tmp_path / place, None, None, roots, "127.0.0.1", None, KEY, None, (), None, None, True)
+        assert run_doctor(options) == 1
+        (store,) = [check for check in json.loads(capsys.readouterr().out)["checks"] if check["check"] == "store"]
+        assert store["state"] == "problem"
+    os.seteuid(os.getuid())
+    (tmp_path / "store").chmod(0o700)
+
+
+def test_places_are_named_in_full_however_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given in (Path("store"), Path()):
+        texts = [remark.text for remark in examine_directory(given, "store", "name another")]
+        assert all(str(tmp_path) in text for text in texts)
+
+
+@pytest.mark.parametrize("address", ["mysql://user:hidden@db/flystore", "user:hidden@db/flystore"])
+def test_a_catalogue_that_is_in_no_postgresql_is_a_problem_and_its_password_is_not_shown(address):
+    ((state, text),) = found(doctoring.examine_store(None, address), "database")
+    assert state == "problem"
+    assert "postgresql://USER@HOST/NAME" in text
+    assert "hidden" not in text
+
+
+def test_the_catalogue_is_taken_from_the_variable_that_the_service_takes_it_from(tmp_path):
+    command = [sys.executable, "-m", "flystore.cli", "doctor", str(tmp_path / "store"), "--json"]
+    environment = {**os.environ, "FLYSTORE_CATALOG": "mysql://db/flystore"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    (database,) = [check for check in json.loads(ended.stdout)["checks"] if check["check"] == "database"]
+    assert ended.returncode == 1
+    assert "not in PostgreSQL" in database["text"]
 
 
 def test_a_directory_that_this_user_may_not_write_is_a_problem(tmp_path, nobody):
@@ -231,6 +274,16 @@ def test_a_key_that_somebody_guesses_or_nobody_can_send_is_a_problem(key, state)
     assert not key or key not in text.replace(doctoring.MAKE, ""), "the key is shown"
 
 
+def test_who_may_not_read_the_key_file_is_told_to_look_as_its_owner(tmp_path, nobody):
+    if os.geteuid() != NOBODY:
+        pytest.skip("needs root: a file of another user")
+    os.seteuid(0)
+    (tmp_path / "key").write_text(f"FLYSTORE_API_KEY={KEY}\n")
+    (tmp_path / "key").chmod(0o600)
+    os.seteuid(NOBODY)
+    assert "run this as its owner" in problems(doctoring.examine_key(None, tmp_path / "key"))[0]
+
+
 def test_a_key_file_must_be_there_be_closed_and_set_the_key(tmp_path):
     file = tmp_path / "key"
     assert "cannot be read" in problems(doctoring.examine_key(None, file))[0]
@@ -318,7 +371,7 @@ def test_a_running_store_is_examined_without_a_trace(tmp_path, capsys):
     with Service.open(tmp_path / "store") as service:
         before = sorted(path.name for path in (tmp_path / "store").iterdir())
         options = DoctorOptions(
-            tmp_path / "store", None, (tmp_path,), "127.0.0.1", None, KEY, None, (), None, None, True
+            tmp_path / "store", None, None, (tmp_path,), "127.0.0.1", None, KEY, None, (), None, None, True
         )
         assert run_doctor(options) == 0
         assert sorted(path.name for path in (tmp_path / "store").iterdir()) == before

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flystore.model.errors import Conflict, Damaged, Misconfigured, Unavailable
+from flystore.model.errors import Conflict, Damaged, Misconfigured, NotReady, Unavailable
 from flystore.model.structures import ArrayStructure
 from flystore.storage import (
     ArrayStore,
@@ -22,6 +22,7 @@ from flystore.storage import (
     DirectoryKeep,
     FileLocks,
     PartStore,
+    check_rows,
     names_in,
     opened_rows,
     pack,
@@ -176,6 +177,23 @@ def test_a_part_that_is_cut_short_is_damage(keep):
         parts.write("n", name, whole[:-5])
         with pytest.raises(Damaged):
             (names_in if name.endswith("zip") else read_parquet)(parts.path("n", name))
+
+
+def test_a_part_in_a_bucket_that_is_replaced_while_it_is_read_is_said_and_never_a_mixture(s3, tmp_path):
+    parts = PartStore(bucket_keep(tmp_path))
+    parts.create("n")
+    numbers = np.random.default_rng(1).random((2, 1_000_000))
+    parts.write("n", "partition-0.parquet", pack_rows(pa.table({"x": numbers[0]})))
+    file, _ = opened_rows(parts.path("n", "partition-0.parquet"))
+    old = parts.path("n", "partition-0.parquet")
+    parts.write("n", "partition-0.parquet", pack_rows(pa.table({"x": numbers[1]})))
+    with file, pytest.raises(NotReady, match="read again"):
+        file.read()
+    with pytest.raises(NotReady, match="read again"):
+        check_rows(old)
+    file, _ = opened_rows(parts.path("n", "partition-0.parquet"))
+    with file:
+        assert np.array_equal(file.read()["x"].to_numpy(), numbers[1])
 
 
 # --------------------------------------------------------------------------- several machines, one bucket
