@@ -10,7 +10,7 @@ from flystore.model.queries import SortKey
 
 from ._catalog import Catalog
 from ._copying import Compared, Source, Target, digest_of_source, opened_source
-from ._database import NotAtOnce
+from ._database import NotAtOnce, shown_address
 from ._examine import examine_file, examine_server, others_at, version_at
 from ._file import copy_catalog, has_node, make_one_file, problems_in_file, version_of
 from ._log import is_as_stored
@@ -76,6 +76,7 @@ __all__ = [
     "others_at",
     "problem_of",
     "problems_in_file",
+    "shown_address",
     "slow_queries",
     "steps_from",
     "version_at",

@@ -335,6 +335,20 @@ def connect(url: str, *, create: bool, trust: Trust | None = None, connections: 
     raise Misconfigured(f"catalogues are kept in SQLite or PostgreSQL, not in {backend}")
 
 
+def shown_address(url: str) -> str:
+    """Return the address of a catalogue, for people: without a password.
+
+    Raises
+    ------
+    Misconfigured
+        If it is none.
+    """
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        raise Misconfigured(f"{_without_password(url)!r} is not the address of a catalogue") from None
+
+
 def _without_password(url: str) -> str:
     """Return an address that could not be read, for people."""
     return re.sub(r"^([^:]*:/*[^:@/]*):.*@", r"\1:***@", url)

@@ -31,6 +31,9 @@ from flystore.model.structures import KEPT_IN_FILES, Management
 
 ARRAYS_DIRECTORY = "arrays"
 CATALOG_FILE = "catalog.sqlite"
+CATALOG_AT_FILE = "catalog"
+"""In the directory of a store whose catalogue is in PostgreSQL: which store, and where that was."""
+
 MANIFEST = "manifest.json"
 STORAGE_FILE = "storage"
 """In the directory of a store that keeps its arrays in a bucket: the address."""

@@ -24,7 +24,8 @@ from flystore.disk.failpoints import reach
 from flystore.model.errors import Conflict, Damaged, DiskFull, Misconfigured, Unavailable
 from flystore.storage import BucketKeep
 
-from .backup import ARRAYS_DIRECTORY, CATALOG_FILE, MANIFEST, STORAGE_FILE, STORE, storage_of
+from .backup import ARRAYS_DIRECTORY, CATALOG_AT_FILE, CATALOG_FILE, MANIFEST, STORAGE_FILE, STORE, storage_of
+from .belonging import mark
 from .keeping import bucket_keep
 
 _PIECE = 1 << 20
@@ -216,6 +217,8 @@ def copy_store(source: Place, target: Place, *, tell: Tell | None = None) -> Rep
             bucket = target.bucket
             if bucket is not None:
                 replace_file(target.directory / STORAGE_FILE, bucket.url.encode())
+            if target.catalog is not None:
+                mark(target.directory, target.catalog, given.origin.store)
             (target.directory / _MARK).unlink(missing_ok=True)
             return report
     except OSError as error:
@@ -250,7 +253,14 @@ def _require_own(target: Place, source: Source) -> None:
         make_directory(target.directory)
     except OSError as error:
         raise Misconfigured(f"{target.directory} cannot be made ({error.strerror}); choose another") from error
-    known = {ARRAYS_DIRECTORY, STORAGE_FILE, CATALOG_FILE, f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm"}
+    known = {
+        ARRAYS_DIRECTORY,
+        STORAGE_FILE,
+        CATALOG_AT_FILE,
+        CATALOG_FILE,
+        f"{CATALOG_FILE}-wal",
+        f"{CATALOG_FILE}-shm",
+    }
     mark = target.directory / _MARK
     held = {path.name for path in target.directory.iterdir()} - {_MARK}
     wanted = msgspec.json.encode(source.origin)

@@ -14,11 +14,12 @@ from pathlib import Path
 from flystore.catalog import examine_file, examine_server
 from flystore.disk import Remark, examine_directory
 from flystore.journal import network_filesystem
-from flystore.model.errors import FlystoreError
+from flystore.model.errors import FlystoreError, Misconfigured
 from flystore.readers import decodable_filters
 from flystore.storage import Bucket
 
 from .backup import CATALOG_FILE, storage_of
+from .belonging import require_address
 from .keeping import bucket_keep
 from .limits import SPARE_DESCRIPTORS, Limits
 
@@ -60,6 +61,13 @@ def examine_store(directory: Path | None, catalog: str | None = None) -> Iterato
                 text = f"{directory} is on a network file system ({kind}); arrays are slower there than on local disk."
                 yield Remark("store disk", "warning", text)
         if catalog is None:
+            try:
+                require_address(directory)
+            except OSError:  # what is wrong with the directory was said above
+                return
+            except Misconfigured as error:
+                yield Remark("database", "problem", f"{error.message}.")
+                return
             yield from examine_file(directory / CATALOG_FILE)
     if catalog is not None:
         yield from examine_server(catalog)

@@ -16,6 +16,7 @@ from .arrays import Arrays
 from .assets import Assets
 from .awkward import Awkward
 from .backup import CATALOG_FILE
+from .belonging import belong, require_address
 from .browse import Browse, everything_below
 from .documents import Documents
 from .exporting import Exports
@@ -130,10 +131,12 @@ class Service:
         Unavailable
             If the catalogue's database, or the bucket, does not answer.
         Misconfigured
-            If the directory cannot be written, a read root is no directory or bucket, there is no store and `create`
-            is false, or the bucket refuses or is not this store's; says what to do.
+            If the directory cannot be written or belongs to another catalogue, a read root is no directory or bucket,
+            there is no store and `create` is false, or the bucket refuses or is not this store's; says what to do.
         """
         directory = Path(directory).expanduser()
+        if catalog is None:
+            require_address(directory)
         if catalog is None and not create and not (directory / CATALOG_FILE).is_file():
             raise Misconfigured(
                 f"there is no store in {directory}; name the directory that `flystore serve` was given",
@@ -146,6 +149,8 @@ class Service:
         url = catalog or f"sqlite:///{directory.resolve() / CATALOG_FILE}"
         opened = Catalog.open(url, create=create, trust=trust, connections=connections)
         try:
+            if catalog is not None:
+                belong(directory, catalog, opened)
             keep = opened_keep(directory, storage, opened)
             return cls(opened, ArrayStore(keep, trust), Roots(read, maps), limits, trust)
         except BaseException:

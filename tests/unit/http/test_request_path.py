@@ -183,7 +183,6 @@ def test_a_record_is_the_same_read_on_the_loop_or_in_a_thread(app, monkeypatch, 
         ("large", ""),
         ("run/primary/img", "include_data_sources=true"),
         ("run", "select_metadata=start.plan_name"),
-        ("run/primary/internal/x", ""),
         ("nobody", ""),
     ],
 )
