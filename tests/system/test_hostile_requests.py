@@ -69,7 +69,9 @@ def test_msgpack_of_plain_values_is_taken(send):
     assert json.loads(send("GET", "/metadata/a").data)["data"]["attributes"]["metadata"] == made["metadata"]
 
 
-@pytest.mark.parametrize("uri", ["http://localhost/x.h5", "gs://bucket/x.h5", "s3:///x.h5", "x.h5", "file://localhost/a%00b"])
+@pytest.mark.parametrize(
+    "uri", ["http://localhost/x.h5", "gs://bucket/x.h5", "s3:///x.h5", "x.h5", "file://localhost/a%00b"]
+)
 def test_what_is_no_file_is_refused_when_it_is_registered(send, uri):
     body = registered("a", uri, of("<f8", (2,)), "application/x-hdf5", dataset="x")
     assert kind_of(send("POST", "/register/", body)) in ("unsupported", "invalid-request")

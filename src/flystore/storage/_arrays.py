@@ -91,7 +91,7 @@ class ArrayStore:
             if folder.is_there():
                 raise Conflict(f"there is an array under {key!r} already")
             extra = () if _is_native(dtype) else (dtype.itemsize,)
-            chunks = _storage_chunks(structure)
+            chunks = _storage_chunks(structure) if 0 not in extra else ()
             folder.make()
             if 0 in extra:
                 return

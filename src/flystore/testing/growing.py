@@ -22,6 +22,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "swmr-four-a-chunk": (HDF5, {"libver": "latest", "swmr": True, "frames_a_chunk": 4, "compression": "gzip"}),
     "flushed": (HDF5, {"libver": "latest"}),
     "flushed-of-old": (HDF5, {"libver": "earliest"}),
+    "flushed-four-a-chunk": (HDF5, {"libver": "latest", "frames_a_chunk": 4, "compression": "gzip"}),
+    "flushed-of-old-four-a-chunk": (HDF5, {"libver": "earliest", "frames_a_chunk": 4, "compression": "gzip"}),
     "contiguous": (HDF5, {"libver": "earliest", "contiguous": True}),
     "tiff": (TIFF, {}),
     "tiff-packed": (TIFF, {"compression": "zlib"}),
