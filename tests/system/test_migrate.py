@@ -16,6 +16,7 @@ from flystore.catalog import SCHEMA, UNFINISHED, Catalog, others_at, steps_from,
 from flystore.catalog import _migrations as migrations
 from flystore.cli._migrate import run_migrate
 from flystore.model.errors import Misconfigured
+from flystore.service import Service
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STORES = sorted(path.name for path in GOLDEN.glob("store-*"))
@@ -120,7 +121,7 @@ def test_a_store_that_somebody_has_open_is_left_alone(store):
 def test_what_is_no_store_or_a_newer_one_is_refused_in_words(tmp_path):
     with pytest.raises(Misconfigured, match="no store"):
         run_migrate(tmp_path, None, dry_run=False, in_use=False)
-    with pytest.raises(Misconfigured, match="either"):
+    with pytest.raises(Misconfigured, match="name the directory"):
         run_migrate(None, None, dry_run=False, in_use=False)
     Catalog.open(f"sqlite:///{tmp_path}/catalog.sqlite").close()
     with sqlite3.connect(tmp_path / "catalog.sqlite") as connection:
@@ -143,3 +144,10 @@ def test_half_a_copy_is_refused_with_what_finishes_it(tmp_path):
 def test_every_migration_says_what_it_does():
     assert [step.__name__ for step in migrations.MIGRATIONS if not (step.__doc__ or "").strip()] == []
     assert steps_from(0) == []
+
+
+def test_a_directory_whose_catalogue_is_elsewhere_says_where(tmp_path, fresh_postgres):
+    Service.open(tmp_path, catalog=fresh_postgres).close()
+    with pytest.raises(Misconfigured, match="--catalog"):
+        run_migrate(tmp_path, None, dry_run=False, in_use=False)
+    run_migrate(tmp_path, fresh_postgres, dry_run=False, in_use=False)

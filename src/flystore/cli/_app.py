@@ -340,7 +340,12 @@ def migrate(
     ] = None,
     catalog: Annotated[
         str | None,
-        typer.Option(metavar="URL", show_default=False, help="A catalogue in PostgreSQL: postgresql://USER@HOST/NAME."),
+        typer.Option(
+            metavar="URL",
+            envvar="FLYSTORE_CATALOG",
+            show_default=False,
+            help="Its catalogue, if that is in PostgreSQL: postgresql://USER@HOST/NAME. DIR may then be left out.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")] = False,
     in_use: Annotated[

@@ -18,10 +18,14 @@ def run_migrate(directory: Path | None, catalog: str | None, *, dry_run: bool, i
     with needing_server_parts("flystore migrate"):
         from flystore.catalog import SCHEMA, UNFINISHED, Catalog, Step, others_at, steps_from, version_at
         from flystore.service.backup import CATALOG_FILE
-    if (directory is None) == (catalog is None):
-        raise Misconfigured("name either the directory of a store, or a catalogue with --catalog postgresql://…")
-    url = catalog or f"sqlite:///{Path(str(directory)).expanduser().resolve() / CATALOG_FILE}"
-    where = "the catalogue" if directory is None else str(directory)
+        from flystore.service.belonging import require_address
+    if catalog is not None:
+        url, where = catalog, "the catalogue"
+    elif directory is not None:
+        require_address(directory)
+        url, where = f"sqlite:///{directory.expanduser().resolve() / CATALOG_FILE}", str(directory)
+    else:
+        raise Misconfigured("name the directory of a store, or its catalogue with --catalog postgresql://…")
     version = version_at(url)
     if version == 0:
         raise Misconfigured(f"there is no store in {where}; name the directory that `flystore serve` was given")
