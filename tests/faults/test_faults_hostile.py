@@ -509,6 +509,7 @@ def test_no_address_is_ever_asked_for_anything(tmp_path, root, canary, cycles, s
         "jar",
     ]
     uris = [f"{scheme}://{where}/x.{end}" for scheme in schemes for end in ("npy", "h5", "zarr")]
+    buckets = [uri for uri in uris if uri.startswith("s3:")]  # are known, and read where the service is told to
     uris += [f"url:http://{where}/x", f"//{where}/x", f"http:{where}", f"data:text/plain,{where}"]
     files = [f"file://{where}/x.npy", f"\\\\{where}\\share\\x", f"file://user@{where}/x", f"file://localhost@{where}/x"]
     chance = random.Random(seed)
@@ -522,7 +523,7 @@ def test_no_address_is_ever_asked_for_anything(tmp_path, root, canary, cycles, s
             uri = chance.choice([*uris, *files])
             body = hostile.registered(f"n{number}", uri, hostile.of("|u1", (16,)), "application/x-npy")
             answer = send("POST", "/register/", body)
-            if uri in uris[:-3]:
+            if uri in uris[:-3] and uri not in buckets:
                 assert answer.status in (406, 422), (uri, answer.data[:200])
             assert 400 <= send("GET", f"/array/full/n{number}").status < 500
         for name in ("far", "virtual"):

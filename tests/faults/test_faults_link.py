@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def cut_while_writing(
     *,
     ends: bool = False,
 ) -> None:
-    """Take the link away for `down` seconds in the middle of two runs, in one of three manners.
+    """Take the link away for `down` seconds in the middle of two runs, in one of four manners.
 
     In half of the times, and where `ends` says so, the runs end before it is back: no call waits for it.
     """
@@ -73,7 +74,8 @@ def cut_while_writing(
     pause = max(0.003, down / 20)
     uids = acquisition.begin(2, rng.randint(20, 60), pause=pause)
     time.sleep(rng.uniform(0.0, 0.05))
-    how = rng.choice([proxy.cut, proxy.silence, lambda: proxy.flap(up=0.02, down=0.05)])
+    forgetting = partial(proxy.silence, forgetting=True)
+    how = rng.choice([proxy.cut, proxy.silence, forgetting, lambda: proxy.flap(up=0.02, down=0.05)])
     how()
     time.sleep(down)
     if ends or rng.random() < 0.5:
@@ -169,8 +171,9 @@ def test_a_writer_that_gives_up_is_found(fork_server, tmp_path, seed, manner):
     with broken("forget-on-failure"), linked(fork_server, tmp_path, seed, request_timeout=0.1) as link:
         service, proxy, acquisition = link
         acquisition.finish()  # the writer has knocked, so that what gets lost are batches
-        for _ in range(50):  # what had gone into the link before it fell silent may still arrive
-            getattr(proxy, manner)()
+        fails = {"cut": proxy.cut, "silence": partial(proxy.silence, forgetting=True)}[manner]
+        for _ in range(50):  # what had gone into the link before it failed may still arrive
+            fails()
             uids = acquisition.begin(2, 40)
             acquisition.join()
             runs = acquisition.ledger.runs

@@ -474,10 +474,12 @@ def test_batches_that_come_while_the_store_is_rebuilt_are_all_there_and_read(ser
                 "indices": {"start": i, "stop": i + 1}, "seq_nums": {"start": i + 1, "stop": i + 2},
             }  # fmt: skip
             made(ingest(send, "r", ("stream_resource", resource), ("stream_datum", datum), first=2 + 2 * i))
+        made(ingest(send, "r", ("stop", STOP), first=82))  # until then the files, which never come, are awaited
     finally:
         stop.set()
         rebuilding.join(100)
     assert failed == []
+    assert server.service._prober.wait_idle(100)
     structure = json.loads(send("GET", "/metadata/r/primary/x").data)["data"]["attributes"]["structure"]
     assert structure["shape"] == [40, 4]
-    assert len(documents_of(send("GET", "/documents/r").data)) == 82
+    assert len(documents_of(send("GET", "/documents/r").data)) == 83

@@ -29,7 +29,7 @@ from flystore.projection import ExternalArray, _frame_map, segment
 from flystore.service import Service
 from flystore.testing.truth import MISSING, Told, all_rows, last_rows
 from flystore.testing.truth_cases import cases, features
-from flystore.testing.truth_files import files_of, half, write_files
+from flystore.testing.truth_files import files_of, half, steady_rows, write_files
 from flystore.testing.values import same
 from flystore.wire import InProcessTransport, api_path
 
@@ -147,10 +147,13 @@ class Reading:
         self.trial, self.steps, self.so_far = trial, steps, so_far
         self.case, self.number = trial.case, trial.number
         self.told = trial.case.told(steps)
+        self.going_on = all(step.kind != "stop" for step in steps)
         self.rows_now = {}
-        if so_far and trial.case.growing:
-            for camera, place, file in files_of(trial.case):
-                self.rows_now.setdefault(id(camera), {})[place] = half(file)
+        for camera, place, file in files_of(trial.case):
+            rows = half(file) if so_far and trial.case.growing else file.length
+            if self.going_on:
+                rows = steady_rows(camera, file, rows)
+            self.rows_now.setdefault(id(camera), {})[place] = rows
 
     def check(self):
         trial = self.trial
@@ -171,7 +174,7 @@ class Reading:
         return self.rows_now.get(id(key.camera))
 
     def readable(self, key):
-        return key.readable(self.rows_of(key))
+        return key.readable(self.rows_of(key), going_on=self.going_on)
 
     def check_verdict(self, verdict):
         assert verdict.state == self.expected_state(), verdict.line
@@ -185,7 +188,7 @@ class Reading:
                 wanted[(name, key.camera.name)] = (
                     len(key.rows),
                     0 if lost else len(readable),
-                    "missing" if lost else "ok",
+                    "ok" if not lost else "awaited" if self.going_on else "missing",
                 )
         found = {}
         for file in verdict.files:

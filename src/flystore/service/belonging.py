@@ -62,6 +62,6 @@ def _told(directory: Path) -> tuple[str, str] | None:
     """Return the store that a directory belongs to, and where its catalogue was when it was told."""
     try:
         store, _, where = (directory / CATALOG_AT_FILE).read_text().strip().partition("\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # making the directory says what is wrong with it
         return None
     return store, where or "in PostgreSQL"

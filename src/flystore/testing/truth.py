@@ -15,6 +15,7 @@ The rules:
 * what is not in the file is not a row.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -487,15 +488,18 @@ class KeyTold:
         """Whether the whole file is not there, so that nobody can know about the row."""
         return not self.camera.files[self.place(row)[0]].there
 
-    def readable(self, rows_of: Mapping[int, int] | None = None) -> list[Row]:
+    def readable(self, rows_of: Mapping[int, int] | None = None, *, going_on: bool = False) -> list[Row]:
         """Return the rows that are served: those in the files, and those of files that cannot be reached.
 
         Parameters
         ----------
         rows_of : dict of int to int, optional
             How many rows each file has now, where that is less than in the end.
+        going_on : bool
+            Whether the run is not over: then a file that is not there is awaited, with all that comes after it.
         """
-        return [row for row in self.rows if self.is_lost(row) or self._is_there(row, rows_of or {})]
+        rows = list(itertools.takewhile(lambda row: not self.is_lost(row), self.rows)) if going_on else self.rows
+        return [row for row in rows if self.is_lost(row) or self._is_there(row, rows_of or {})]
 
     def _is_there(self, row: Row, rows_of: Mapping[int, int]) -> bool:
         file, at = self.place(row)

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 PIECE_BYTES = 1 << 16
+_ESTABLISHED = 1  # first byte of TCP_INFO
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing sends a reset
 
 
@@ -43,6 +44,7 @@ class Proxy:
         self._lose_after: int | None = None
         self._lose_by_reset = True
         self._refusing = False
+        self._forgetting = False
         self._free_at = 0.0
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,9 +70,20 @@ class Proxy:
         """Reset what is open; what comes is forwarded."""
         self._call(self._reset)
 
-    def silence(self) -> None:
-        """Pass nothing on any more, and say nothing about it; what is under way is held until `restore`."""
-        self._call(self._speaking.clear)
+    def silence(self, *, forgetting: bool = False) -> None:
+        """Pass nothing on any more, and say nothing about it; what is under way is held until `restore`.
+
+        Parameters
+        ----------
+        forgetting : bool
+            Whether what was held of connections that were given up meanwhile is lost; otherwise it arrives late.
+        """
+
+        def hush() -> None:
+            self._forgetting = forgetting
+            self._speaking.clear()
+
+        self._call(hush)
 
     def restore(self) -> None:
         """Forward everything again, what was held first."""
@@ -134,7 +147,9 @@ class Proxy:
         if self._refusing:
             _abort(writer)
             return
-        await self._speaking.wait()
+        if not await self._is_heard(writer):
+            _abort(writer)
+            return
         try:
             onward = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
@@ -158,7 +173,10 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(PIECE_BYTES):
-                await self._speaking.wait()
+                if not await self._is_heard(pair[0]):
+                    for each in pair:
+                        _abort(each)
+                    return
                 data, goes_on = await piece(data)
                 if data:
                     writer.write(data)
@@ -169,6 +187,13 @@ class Proxy:
                     return
             if writer.can_write_eof():
                 writer.write_eof()
+
+    async def _is_heard(self, client: asyncio.StreamWriter) -> bool:
+        """Wait until the link is not silent; return whether what was held of a client still arrives."""
+        if self._speaking.is_set():
+            return True
+        await self._speaking.wait()
+        return not (self._forgetting and _is_given_up(client))
 
     async def _towards(self, data: bytes) -> tuple[bytes, bool]:
         if self.delay:
@@ -227,6 +252,11 @@ class Proxy:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+def _is_given_up(client: asyncio.StreamWriter) -> bool:
+    found = client.get_extra_info("socket")
+    return bool(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED)
 
 
 def _end(writer: asyncio.StreamWriter, *, reset: bool) -> None:
