@@ -3,11 +3,13 @@
 If these fail, a live display that was made for Tiled stands still, or shows frames that are not there yet as an error.
 """
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,16 +167,20 @@ def test_a_run_of_ours_is_shown_while_its_frames_arrive(server, stocks, data, tm
             are_right(shown, 4)
 
 
-class Workers:
-    """``flystore serve --workers 2`` on a port that is the test's."""
+class Served:
+    """``flystore serve`` on a port that is the test's, with so many workers."""
 
-    def __init__(self, home, data, port):
-        command = [sys.executable, "-m", "flystore.cli", "serve", home, "--port", port, "--workers", 2]
+    def __init__(self, home, data, port, workers):
+        command = [sys.executable, "-m", "flystore.cli", "serve", home, "--port", port, "--workers", workers]
         command += ["--read", data]
+        self._command = [str(each) for each in command]
         self.url, self.key = f"http://127.0.0.1:{port}", API_KEY
+        self.begin()
+
+    def begin(self):
         given = {name: value for name, value in os.environ.items() if not name.startswith("FLYSTORE_")}
         self._process = subprocess.Popen(
-            [str(each) for each in command],
+            self._command,
             stdout=subprocess.PIPE,
             text=True,
             env={**given, "FLYSTORE_API_KEY": self.key},
@@ -182,34 +188,93 @@ class Workers:
         )
         assert "ready at" in self._process.stdout.readline()
 
-    def end(self):
-        self._process.send_signal(signal.SIGTERM)
+    def kill_workers(self):
+        """Kill one worker after the other, and yield after each."""
+        for pid in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+            yield
+
+    def end(self, *, everyone=False):
+        """End it; `everyone`: as systemd does, who tells each process."""
+        send = os.killpg if everyone else os.kill
+        send(self._process.pid, signal.SIGTERM)
         self._process.communicate(timeout=GENEROUS)
+
+
+class Watched:
+    """A run that is written to a service while a display of Tiled's follows it."""
+
+    def __init__(self, service, tmp_path):
+        self._service = service
+        (self._client,) = clients(service)
+        self._scan = Scan("shared", tmp_path / "data")
+        self._writer = RunWriter(service.url, api_key=service.key, journal=tmp_path / "journal")
+        self.display = Display(self._client, streams=None)
+
+    def points(self, first, stop):
+        self._scan.file.to(stop)
+        for number in range(first, stop):
+            self._scan.point(number)
+        for name, doc in self._scan.new():
+            self._writer(name, doc)
+
+    def __enter__(self):
+        self._scan.file.__enter__()
+        return self
+
+    def __exit__(self, *exc):
+        self.display.__exit__(*exc)
+        self._client.context.http_client.close()
+        self._writer.flush(GENEROUS)
+        self._writer.close()
+        self._scan.file.__exit__(*exc)
+        self._service.end()
 
 
 def test_a_display_is_told_all_whichever_of_two_workers_took_it(tmp_path):
     (tmp_path / "data").mkdir()
+    with (
+        reserved_port() as port,
+        Watched(Served(tmp_path / "store", tmp_path / "data", port.getsockname()[1], 2), tmp_path) as watched,
+    ):
+        watched.points(0, 3)
+        watched.display.wait(whole(3))
+        watched.points(3, 5)
+        watched.display.wait(whole(5))
+        are_right(watched.display, 5)
+
+
+@pytest.mark.parametrize(
+    ("workers", "everyone"),
+    [
+        pytest.param(1, False, id="one-process"),
+        pytest.param(2, False, id="two-workers"),
+        pytest.param(2, True, id="two-workers-each-told"),
+    ],
+)
+def test_a_display_goes_on_when_the_service_is_started_anew(tmp_path, workers, everyone):
+    (tmp_path / "data").mkdir()
     with reserved_port() as port:
-        service = Workers(tmp_path / "store", tmp_path / "data", port.getsockname()[1])
-        (client,) = clients(service)
-        scan = Scan("shared", tmp_path / "data")
-        with scan.file, RunWriter(service.url, api_key=service.key, journal=tmp_path / "journal") as writer:
+        service = Served(tmp_path / "store", tmp_path / "data", port.getsockname()[1], workers)
+        with Watched(service, tmp_path) as watched:
+            watched.points(0, 3)
+            watched.display.wait(whole(3))
+            service.end(everyone=everyone)
+            watched.points(3, 5)  # while it is away
+            service.begin()
+            watched.display.wait(whole(5))
+            watched.points(5, 6)
+            watched.display.wait(whole(6))
+            are_right(watched.display, 6)
 
-            def points(first, stop):
-                scan.file.to(stop)
-                for number in range(first, stop):
-                    scan.point(number)
-                for name, doc in scan.new():
-                    writer(name, doc)
 
-            try:
-                with Display(client, streams=None) as shown:
-                    points(0, 3)
-                    shown.wait(whole(3))
-                    points(3, 5)
-                    shown.wait(whole(5))
-                    are_right(shown, 5)
-            finally:
-                client.context.http_client.close()
-                writer.flush(GENEROUS)
-                service.end()
+def test_a_display_goes_on_when_workers_die(tmp_path):
+    (tmp_path / "data").mkdir()
+    with reserved_port() as port:
+        service = Served(tmp_path / "store", tmp_path / "data", port.getsockname()[1], 2)
+        with Watched(service, tmp_path) as watched:
+            for count, _ in enumerate(itertools.chain([None], service.kill_workers()), 1):
+                watched.points(count - 1, count)
+                watched.display.wait(whole(count))
+            assert count == 3
+            are_right(watched.display, count)

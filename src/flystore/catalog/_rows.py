@@ -203,7 +203,7 @@ class FeedEntry(msgspec.Struct, frozen=True):
         ``created``, ``updated``, ``deleted`` (with all below it), ``rows`` (rows were appended), ``data`` (what a
         node holds was written to), ``closed`` (its writer will add no more).
     detail : dict
-        ``created``, ``updated``: ``family``; ``rows``: ``first_row`` and ``rows``.
+        ``created``, ``updated``: ``family``, and of an array its ``shape`` then; ``rows``: ``first_row`` and ``rows``.
     """
 
     position: int

@@ -357,7 +357,7 @@ class WriteNodes(NodeReads, WriteLog):
         if run_uid is not None and parent.run_uid != run_uid:
             self._run_nodes[run_uid] = node_id
             self._session.execute(_RUN_HAS_NODE, {"of": run_uid, "node_id": node_id})
-        self.note_change(path, "created", {"family": str(wanted.family)}, run_uid=run_uid)
+        self.note_change(path, "created", _told_of(node), run_uid=run_uid)
         return node
 
     def _update(self, old: Node, wanted: "_Wanted") -> Node:
@@ -379,7 +379,7 @@ class WriteNodes(NodeReads, WriteLog):
         changed = {"run_uid": node.run_uid, "time_updated": now, "revision": node.revision, "of": old.id}
         self._session.execute(_CHANGE_NODE, {**wanted.columns(), **changed})
         self._index(old, node)
-        self.note_change(old.path, "updated", {"family": str(wanted.family)}, run_uid=old.run_uid)
+        self.note_change(old.path, "updated", _told_of(node), run_uid=old.run_uid)
         return node
 
     def _index(self, old: Node | None, new: Node) -> None:
@@ -408,6 +408,14 @@ class WriteNodes(NodeReads, WriteLog):
                 last = node_id
             if len(rows) < 500:
                 return
+
+
+def _told_of(node: Node) -> dict[str, Any]:
+    """Return what the feed tells of a node that was made or changed: of an array also how long it was then."""
+    told: dict[str, Any] = {"family": str(node.family)}
+    if node.family is Family.ARRAY and node.structure is not None:
+        told["shape"] = list(node.structure["shape"])
+    return told
 
 
 class _Wanted(msgspec.Struct, frozen=True):

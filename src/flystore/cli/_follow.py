@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -92,11 +93,24 @@ def _one_run(run: Any, as_json: bool) -> None:
 def _wait(calling: Any) -> None:
     """Wait for the end, and hear Ctrl-C soon.
 
-    A thread that reads from a socket hears a signal only with the next byte, if it came just before; and an exception
-    anywhere in the transport could leave a lock taken. So another thread reads, and this one looks up now and then.
+    A thread that reads from a socket hears a signal only with the next byte, if it came just before; so another thread
+    reads, and this one looks up now and then. An exception in the middle of a wait could leave a lock taken, or a
+    thread for ended that runs; so the signal leaves a note.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When there is no wait any more.
     """
-    while not calling.wait(_LOOK_S):
-        pass
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        while not asked and not calling.wait(_LOOK_S):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _lines(run: Any, name: str, doc: dict[str, Any], columns: dict[str, list[str]]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """``flystore serve``: find every mistake first, then say that it is ready, then end cleanly."""
 
+import asyncio
 import contextlib
 import dataclasses
 import gc
@@ -28,7 +29,11 @@ from ._notify import tell_systemd
 from ._workers import supervise
 
 GRACE_SECONDS = 10
+
 """How long answers that are under way may take after the service was asked to end."""
+
+OTHERS_SECONDS = 0.3
+"""What one of several processes waits, when it ends, for the others to have heard of it: three looks of uvicorn's."""
 
 _KEY = re.compile(r"[!-~]+")
 _ORIGIN = re.compile(r"https?://[^/\s]+")
@@ -191,6 +196,12 @@ def _serve(
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             tell_systemd("STOPPING=1")
+            if worker:  # who is told to come again must not come to a process that is about to end
+                for server in self.servers:
+                    server.close()
+                for each in sockets or ():
+                    each.close()
+                await asyncio.sleep(OTHERS_SECONDS)
             service.following.waking.end()  # else those who follow would be waited for
             await super().shutdown(sockets)
 

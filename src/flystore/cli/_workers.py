@@ -96,6 +96,7 @@ class _Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._listener.close()
         for worker in self._workers.values():
             worker.process.terminate()
         until = time.monotonic() + END_SECONDS

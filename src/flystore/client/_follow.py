@@ -52,7 +52,7 @@ class Change:
         more happened than was to be told one by one. Look at the present state then; what was skipped can still be
         followed from ``detail["after"]``.
     detail : dict
-        ``created``, ``updated``: ``family``; ``rows``: ``first_row`` and ``rows``.
+        ``created``, ``updated``: ``family``, and of an array its ``shape`` then; ``rows``: ``first_row`` and ``rows``.
     run : str or None
         Uid of the run that the node belongs to.
     position : int
@@ -111,13 +111,14 @@ class Calling(Generic[T]):
         self._callback = callback
         self._spread = spread
         self._error: BaseException | None = None
+        self._done = threading.Event()  # a join that Ctrl-C breaks off takes the thread for ended
         self._thread = threading.Thread(target=self._run, name="flystore-follow", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> bool:
         """Whether more may come."""
-        return self._thread.is_alive()
+        return not self._done.is_set()
 
     @property
     def error(self) -> BaseException | None:
@@ -132,10 +133,10 @@ class Calling(Generic[T]):
         Exception
             What the function raised, or why the service could not be followed.
         """
-        self._thread.join(seconds)
+        done = self._done.wait(seconds)
         if self._error is not None:
             raise self._error
-        return not self._thread.is_alive()
+        return done
 
     def close(self) -> None:
         """Call no more. A call under way ends first, unless it is this one."""
@@ -165,6 +166,7 @@ class Calling(Generic[T]):
             log.error("following ended: %s", error)
         finally:
             self._followed.close()
+            self._done.set()
 
 
 class Line:

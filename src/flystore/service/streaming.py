@@ -34,6 +34,7 @@ PAYLOAD_BYTES = 500_000
 
 _SEQ_BITS = 12
 _PIECE_BITS = 10
+_LAST_PIECE = (1 << _PIECE_BITS) - 1
 _POSITION_BITS = _SEQ_BITS + _PIECE_BITS
 _PAGE = 100
 _SOME_BYTES = 4 << 20
@@ -88,6 +89,11 @@ class Stream:
     @property
     def topic(self) -> str:
         return topic_of_path(self.source_path)
+
+    def pass_over(self, entry: FeedEntry) -> None:
+        """Take what the subscriber was told before, on a connection of before: how long the array was then."""
+        if entry.path == self.node.path and "shape" in entry.detail:
+            self.shape = tuple(entry.detail["shape"])
 
 
 class Streaming:
@@ -172,6 +178,9 @@ class Streaming:
                 if sequence >= stream.start:
                     stream.position = entry.position
                     return Messages(found, entry.position, False, True)
+                continue
+            if _sequence(entry, _LAST_PIECE) < stream.start:
+                stream.pass_over(entry)
                 continue
             for message in self._told(stream, entry):
                 if message.sequence >= stream.start:
@@ -300,11 +309,12 @@ class Streaming:
             return
         structure = ArrayStructure.from_wire(node.structure)
         if isinstance(operation, DataSourcePut) or (operation is None and entry.what != "data"):
-            shape = tuple(node.structure["shape"])
+            shape = _shape_then(entry, tuple(node.structure["shape"]))
             if isinstance(operation, DataSourcePut):
                 source = msgspec.structs.replace(operation.source, id=source.id)
                 shape = tuple(source.structure["shape"])
             elif shape == stream.shape or 0 in shape:
+                stream.shape = shape
                 return
             patch = _grown(stream.shape, shape)
             stream.shape = shape
@@ -385,7 +395,7 @@ def as_json(node: Node, message: Message) -> bytes:
 
 def _sequence(entry: FeedEntry, piece: int = 0) -> int:
     seq = min(entry.seq, (1 << _SEQ_BITS) - 1)
-    return entry.position << _POSITION_BITS | seq << _PIECE_BITS | min(piece, (1 << _PIECE_BITS) - 1)
+    return entry.position << _POSITION_BITS | seq << _PIECE_BITS | min(piece, _LAST_PIECE)
 
 
 def _message(
@@ -411,6 +421,17 @@ def _reference(
         slices = ",".join(f"{at}:{at + n}" for at, n in pairs)
     body = {"type": "array-ref", "data_source": source, "patch": patch, "shape": list(shape), "uri": slices}
     return _message(entry, record, body)
+
+
+def _shape_then(entry: FeedEntry, now: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape an array had when a change was told: not more than it has now.
+
+    Stores of before 2026-11-23 do not tell; then it is taken for what it is now.
+    """
+    then = entry.detail.get("shape")
+    if then is None or len(then) != len(now) or tuple(then[1:]) != now[1:] or not now:
+        return now
+    return (min(then[0], now[0]), *now[1:])
 
 
 def _grown(old: tuple[int, ...] | None, new: tuple[int, ...]) -> dict[str, list[int]] | None:
