@@ -509,7 +509,8 @@ def test_a_table_too_long_for_a_sheet_is_refused_before_it_is_written(ours):
 def test_who_leaves_in_the_middle_leaves_nothing_open(ours):
     root = from_uri(ours.url, api_key=KEY)
     try:
-        root.write_table(pd.DataFrame({"x": np.arange(1_200_000) / 7}), key="left-in-the-middle")  # more than sockets hold
+        # More than the sockets between hold.
+        root.write_table(pd.DataFrame({"x": np.arange(1_200_000) / 7}), key="left-in-the-middle")
     finally:
         root.context.http_client.close()
 
