@@ -68,6 +68,8 @@ class Trace:
         self.nbytes = 0
         self.swmr = False
         """Whether a SWMR writer has the file open, which keeps it consistent."""
+        self.closed = False
+        """Whether the file says that nobody has it open for writing; those of before HDF5 1.10 do not say."""
         self._most = most
         self._size = 0
         self._state = (0, 0)
@@ -76,7 +78,8 @@ class Trace:
     def begin(self, file: OpenedFile) -> None:
         """Forget what was read before."""
         self._state = file.current_state()
-        self.nbytes, self._parts, self._size, self.swmr = 0, [], self._state[0], False
+        self.nbytes, self._parts, self._size = 0, [], self._state[0]
+        self.swmr = self.closed = False
 
     def add(self, offset: int, data: bytes) -> None:
         self.nbytes += len(data)
@@ -129,6 +132,8 @@ class _Stream(FileStream):
 
     def _take_marks_off(self, head: bytes, at: int, size: int) -> None:
         version, addresses, flags = head[8], head[9], head[11]
+        if self._trace is not None:
+            self._trace.closed = version >= 3 and not flags & _WRITING
         if version < 3 or addresses != 8 or not flags & _WRITING:
             return
         if self._trace is not None:

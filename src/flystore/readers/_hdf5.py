@@ -428,11 +428,11 @@ class Hdf5Rows:
         """Return up to which row a file that is being written to surely holds what was written.
 
         Without SWMR a filtered chunk of several rows moves each time that it is written out, and what lay there may be
-        used for something else while it is read: such chunks count when they are full.
+        used for something else while it is read: such chunks count when they are full, or nobody writes any more.
         """
-        rows = self._rows_not_blank()
-        unsteady = self._trace is not None and self._layout.filters and self._layout.box[0] > 1
-        return rows // self._layout.box[0] * self._layout.box[0] if unsteady else rows
+        rows, several = self._rows_not_blank(), self._layout.box[0]
+        unsteady = self._trace is not None and not self._trace.closed
+        return rows // several * several if unsteady else rows
 
     def _rows_not_blank(self) -> int:
         """Return up to which row there is something other than the fill value, where that is all there is to go by.

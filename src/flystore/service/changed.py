@@ -105,7 +105,7 @@ def compared(
             if old is None or old.fingerprint is None or old.status == AWAITED:
                 result.append(msgspec.structs.replace(probe, status=AWAITED, fingerprint=None))
                 continue
-            if old.status == OK and probe.kind == NotReady.kind:
+            if old.status == OK and (probe.kind == NotReady.kind or _goes_on(old, probe)):
                 result.append(old)
                 continue
         if old is None or old.fingerprint is None:
@@ -120,6 +120,38 @@ def compared(
         else:
             result.append(msgspec.structs.replace(old, status=CHANGED, kind=CHANGED, why=why))
     return result
+
+
+def at_least(
+    known: Sequence[ResourceProbe], found: Sequence[ResourceProbe], *, overlapping: bool
+) -> list[ResourceProbe]:
+    """Return what was found in files that grow, and no less than is known of the same files.
+
+    A file that is being written to may show less for a moment: HDF5 takes part of an index out of one place before it
+    is in another one. A sequence of files has no such moments; but of two looks that were `overlapping`, who began
+    later may have read earlier, and what one of them saw is there.
+    """
+    result = []
+    for number, probe in enumerate(found):
+        old = known[number] if number < len(known) else None
+        if old is not None and old.status == probe.status == OK and _rows(old) > _rows(probe):
+            one_file = len(probe.fingerprint or ()) % _TRIPLE == 0
+            if (one_file or overlapping) and _goes_on(old, probe):
+                probe = msgspec.structs.replace(old, fingerprint=probe.fingerprint, modified_ns=probe.modified_ns)
+        result.append(probe)
+    return result
+
+
+def _rows(probe: ResourceProbe) -> int:
+    return probe.events - sum(stop - start for start, stop in (*probe.holes, *probe.truncated))
+
+
+def _goes_on(old: ResourceProbe, new: ResourceProbe) -> bool:
+    """Return whether the files are the same ones, and none is shorter."""
+    if old.fingerprint is None or new.fingerprint is None:
+        return False
+    pairs = _pairs(old.fingerprint, new.fingerprint, settled=False)
+    return all(before[0] == after[0] and before[1] <= after[1] for before, after in pairs)
 
 
 def change(old: Fingerprint, new: Fingerprint, *, settled: bool) -> str | None:

@@ -23,6 +23,9 @@ OK = "ok"
 AWAITED = "awaited"
 """Status of files that were never readable yet while their run goes on: so far there is nothing of them."""
 
+ENDED = "ended"
+"""When a look was over, Unix seconds, beside what it found."""
+
 _KEPT_BYTES = 128 << 10
 """Longer maps are worked out each time: thousands of gaps, and a read of them takes longer than that anyway."""
 
@@ -64,6 +67,16 @@ def is_of(observation: Observation, node: Node) -> bool:
 def is_growing(observation: Observation | None) -> bool:
     """Return whether the run of the files that were observed was going on then."""
     return observation is not None and bool(observation.fingerprint.get("growing"))
+
+
+def ended_at(observation: Observation, time: float) -> Observation:
+    """Return the observation of a look that began when it says and is over at `time`."""
+    return msgspec.structs.replace(observation, fingerprint={**observation.fingerprint, ENDED: time})
+
+
+def overlaps(earlier: Observation, later: Observation) -> bool:
+    """Return whether one look had not ended when the other began."""
+    return bool(later.time < earlier.fingerprint.get(ENDED, 0.0))
 
 
 def _length(ranges: Sequence[tuple[int, int]]) -> int:

@@ -23,9 +23,9 @@ from flystore.projection import ExternalArray
 from flystore.readers import ArrayProbe, ResourceProbe, open_reader, open_registered
 from flystore.storage import Budget, Roots
 
-from .changed import QUIET_S, WatchedRoots, compared, settled_when
+from .changed import QUIET_S, WatchedRoots, at_least, compared, settled_when
 from .files import event_files
-from .observed import OK, found_in, is_of, readable_structure, to_observation
+from .observed import ENDED, OK, ended_at, found_in, is_growing, is_of, overlaps, readable_structure, to_observation
 
 log = logging.getLogger("flystore.service")
 
@@ -239,7 +239,10 @@ class Prober:
                     reader.read(np.full(len(events), number), events)
 
     def _keep(self, node: Node, observation: Observation) -> Observation:
-        """Store what was found, unless somebody who looked later has already; return what counts."""
+        """Store what was found, unless somebody who looked later has already; return what counts.
+
+        Of files that grow it is no less than what was seen before, where that cannot have gone.
+        """
         try:
             with self._catalog.write() as tx:
                 if tx.node_by_id(node.id) is None:
@@ -247,6 +250,11 @@ class Prober:
                 known = tx.observation(node.id)
                 if known is not None and known.time > observation.time:
                     return known
+                if known is not None and is_growing(known) and is_growing(observation):
+                    overlapping = overlaps(known, observation)
+                    found = at_least(found_in(known), found_in(observation), overlapping=overlapping)
+                    observation = to_observation(node, observation.time, found, growing=True)
+                observation = ended_at(observation, self._clock())
                 tx.save_observation(observation)
         except Unavailable as error:  # a full disk must not keep people from reading
             log.warning("what was found in the files of /%s is not kept: %s", "/".join(node.path), error)
@@ -297,7 +305,7 @@ def _tells_nothing_new(known: Observation, found: Observation, run: RunHeard | N
 
 def _content(observation: Observation) -> tuple[Any, ...]:
     """Return what an observation says, whether or not it has been in the catalogue, which makes lists of tuples."""
-    more = {name: value for name, value in observation.fingerprint.items() if name != "found"}
+    more = {name: value for name, value in observation.fingerprint.items() if name not in ("found", ENDED)}
     return observation.status, observation.rows, observation.detail, found_in(observation), more
 
 
