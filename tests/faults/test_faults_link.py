@@ -93,7 +93,7 @@ def test_a_link_that_goes_away_loses_nothing_and_stops_no_plan(fork_server, tmp_
     report = fault_report("F07 link cut, silent or flapping")
     rng = random.Random(seed)
     with linked(fork_server, tmp_path, seed, request_timeout=0.25) as link:
-        for _ in range(cycles(20, 200)):
+        for _ in range(cycles(12, 200)):
             cut_while_writing(link, report, rng, rng.uniform(0.02, 0.4))
         cut_while_writing(link, report, rng, 1.5, ends=True)
         acquisition = link[2]
@@ -148,7 +148,7 @@ def lose_answers(link: tuple[FaultyService, Proxy, Acquisition], report: FaultRe
 @pytest.mark.timeout(3000)
 def test_a_batch_whose_answer_is_lost_is_stored_once(fork_server, tmp_path, seed, cycles, fault_report):
     report = fault_report("F08 answer lost")
-    wanted = cycles(200, 2000)
+    wanted = cycles(100, 2000)
     with linked(fork_server, tmp_path, seed, request_timeout=2.0) as link:
         _, _, acquisition = link
         acquisition.finish()  # the writer has knocked, so that what is lost are answers to batches

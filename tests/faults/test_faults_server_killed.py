@@ -105,7 +105,7 @@ def test_a_service_killed_at_any_moment_keeps_what_it_acknowledged_once(
 ):
     report = fault_report("F01 service killed")
     with beamline(fork_server, tmp_path, seed) as (service, acquisition):
-        interrupt_while_writing(service, acquisition, report, cycles(50, 1000))
+        interrupt_while_writing(service, acquisition, report, cycles(30, 1000))
         report.notes["requests without an answer"] = sum(known.unknown for known in acquisition.ledger.runs.values())
     require_nothing_wrong(report)
 

@@ -29,7 +29,7 @@ from flystore.testing.stock_server import API_KEY as KEY
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SHAPE = (48, 32)
-MOST = 30
+MOST = 24
 GENEROUS = 120.0
 
 

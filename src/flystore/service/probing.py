@@ -115,7 +115,8 @@ class Prober:
     def looks_stale(self, node: Node) -> bool:
         """Return whether a node's files should be looked at before they are read.
 
-        That is so if they never were, if something was missing, or while its run is still open.
+        That is so if they never were, if something was missing, while its run is still open, and if that was when they
+        were looked at last.
         """
         if node.family is not Family.ARRAY:
             return False
@@ -131,6 +132,9 @@ class Prober:
             return False
         if observation is None or not is_of(observation, node):
             return True
+        run = moment.run_heard(node.run_uid) if node.run_uid is not None else None
+        if is_growing(observation) and (run is None or not run.open):
+            return True
         looked_at = self._looked_at(node, observation)
         if 0 <= self._clock() - looked_at < LOOK_AGAIN_S:
             return False
@@ -138,7 +142,6 @@ class Prober:
             return True
         if readable_structure(node, observation) != node.structure:
             return True
-        run = moment.run_heard(node.run_uid) if node.run_uid is not None else None
         return run is not None and looked_at < run.last_received + QUIET_S
 
     def _looked_at(self, node: Node, observation: Observation) -> float:
@@ -245,8 +248,12 @@ class Prober:
         """
         try:
             with self._catalog.write() as tx:
-                if tx.node_by_id(node.id) is None:
+                current = tx.node_by_id(node.id)
+                if current is None:
                     raise _gone(node)
+                if current.revision != node.revision and observation.status != OK:
+                    self.enqueue([node.id])  # what does not fit what was announced then may fit now
+                    return observation
                 known = tx.observation(node.id)
                 if known is not None and known.time > observation.time:
                     return known

@@ -158,6 +158,7 @@ class Validating:
                 yield from (
                     (f"Structure validation of '{name}': {note}", True) for note in self._fixed(source, node, fix)
                 )
+                self._verdicts.look_at(node.path)  # as it is now, and as the run is
             if read:
                 self._read(node)
         except Unavailable:  # says nothing about the files

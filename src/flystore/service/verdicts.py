@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from flystore.catalog import Catalog, Node, Observation, Run
-from flystore.model.errors import Conflict, Unavailable
+from flystore.model.errors import Conflict, NotFound, Unavailable
 from flystore.model.queries import INTERRUPTED
 from flystore.model.structures import Family
 from flystore.projection import ExternalArray, RunState, line, segment, verdict
@@ -93,6 +93,20 @@ class Verdicts:
         self._prober = prober
         self._limits = limits
         self._clock = clock
+
+    def look_at(self, path: tuple[str, ...]) -> None:
+        """Have the files of the array at `path` looked at now.
+
+        Raises
+        ------
+        NotFound
+            If there is no such node.
+        """
+        with self._catalog.read() as snapshot:
+            node = snapshot.node(path)
+        if node is None:
+            raise NotFound(f"No such entry: {list(path)}", path=list(path))
+        self._prober.look(node)
 
     def of(self, path: tuple[str, ...], *, look: bool = False) -> RunVerdict:
         """Return the verdict of the run at `path`; with `look` its files are looked at first.
