@@ -133,7 +133,14 @@ def _leaf_term(
 
 def _has_leaf(parent_id: int, key: str, wanted: bytes) -> Term:
     term = _leaf_term(parent_id, key, lambda value: value == wanted, ordered=True)
-    return msgspec.structs.replace(term, leaf=(key, wanted))
+
+    def probe(node_id: Column) -> Condition:
+        # By parent, not by node: the leaves of one value lie together, those of a million nodes all over the disk.
+        leaf = leaves.alias()
+        same = (leaf.c.parent_id == parent_id, leaf.c.key == key, leaf.c.value == wanted)
+        return sa.exists(_ONE.where(*same, leaf.c.node_id == node_id))
+
+    return msgspec.structs.replace(term, probe=probe, leaf=(key, wanted))
 
 
 def _range_term(parent_id: int, key: str, low: bytes, high: bytes, exact: bool) -> Term:
