@@ -95,6 +95,8 @@ class ResourceProbe(msgspec.Struct, frozen=True):
         Changes whenever the content may have changed.
     modified_ns : int or None
         Newest modification time, ns since 1970.
+    of : str
+        Name that who looked gave the resource; empty: none. The place of a resource among others may change.
     """
 
     status: str
@@ -110,6 +112,7 @@ class ResourceProbe(msgspec.Struct, frozen=True):
     chunks: tuple[int, ...] | None = None
     fingerprint: tuple[int, ...] | None = None
     modified_ns: int | None = None
+    of: str = ""
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 import itertools
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Protocol
@@ -14,13 +14,13 @@ from flystore.model.errors import Changed, Unreadable
 from flystore.model.slices import Selection, selected
 from flystore.model.structures import ArrayStructure, DataSource
 from flystore.projection import RowRun
-from flystore.readers import EventReader, open_reader, open_registered, read_short
+from flystore.readers import EventReader, ResourceProbe, open_reader, open_registered, read_short
 from flystore.storage import FileRuns, NearNames, Roots, WouldWait
 
 from .changed import CHANGED, Fingerprint, WatchedRoots, change, settled_at, written_since
 from .entries import Entry
 from .files import event_files
-from .observed import found_array, found_in, is_growing
+from .observed import found_array, found_in, found_of, is_growing
 
 _WAITS = (0.002, 0.01, 0.05, 0.2)
 """Seconds after which files that are written to are read again."""
@@ -40,7 +40,9 @@ class Known:
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
-        self._observed = found_in(entry.observation)
+        self._observed: Sequence[ResourceProbe | None] = found_in(entry.observation)
+        if entry.node is not None and entry.node.external is not None and self._observed:
+            self._observed = found_of(found_array(entry.node, entry.observation)[1], entry.observation)
         self._settled = settled_at(entry.observation) is not None
 
     def require(self, used: Mapping[int, Fingerprint | None], watched: WatchedRoots | None = None) -> None:

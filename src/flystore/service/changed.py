@@ -19,7 +19,7 @@ from flystore.model.errors import MissingAsset, NotReady, Truncated, Unreadable
 from flystore.readers import ResourceProbe
 from flystore.storage import OpenedFile, Roots
 
-from .observed import AWAITED, OK, found_in
+from .observed import AWAITED, OK, found_in, of_same_files
 
 CHANGED = "changed"
 """Status of files that are not those observed earlier."""
@@ -96,11 +96,10 @@ def compared(
     read now keeps its fingerprint, so that what comes in its place is noticed. While the run goes on (`growing`), files
     that are in the middle of a change are what they were before, and those that were never readable are awaited.
     """
-    before = found_in(known)
+    before = of_same_files(found_in(known), [probe.of for probe in found])
     settled = settled_at(known) is not None
     result = []
-    for number, probe in enumerate(found):
-        old = before[number] if number < len(before) else None
+    for old, probe in zip(before, found, strict=True):
         if growing and probe.kind in _NOT_YET:
             if old is None or old.fingerprint is None or old.status == AWAITED:
                 result.append(msgspec.structs.replace(probe, status=AWAITED, fingerprint=None))
@@ -112,7 +111,8 @@ def compared(
             result.append(probe)
             continue
         if probe.fingerprint is None:
-            result.append(msgspec.structs.replace(probe, fingerprint=old.fingerprint, modified_ns=old.modified_ns))
+            known_of = {"fingerprint": old.fingerprint, "modified_ns": old.modified_ns, "of": old.of}
+            result.append(msgspec.structs.replace(probe, **known_of))
             continue
         why = change(old.fingerprint, probe.fingerprint, settled=settled)
         if why is None:
@@ -132,8 +132,7 @@ def at_least(
     later may have read earlier, and what one of them saw is there.
     """
     result = []
-    for number, probe in enumerate(found):
-        old = known[number] if number < len(known) else None
+    for old, probe in zip(of_same_files(known, [probe.of for probe in found]), found, strict=True):
         if old is not None and old.status == probe.status == OK and _rows(old) > _rows(probe):
             one_file = len(probe.fingerprint or ()) % _TRIPLE == 0
             if (one_file or overlapping) and _goes_on(old, probe):

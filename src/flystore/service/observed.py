@@ -90,6 +90,33 @@ def found_in(observation: Observation | None) -> list[ResourceProbe]:
     return msgspec.convert(observation.fingerprint.get("found", []), list[ResourceProbe])
 
 
+def of_same_files(found: Sequence[ResourceProbe], uids: Sequence[str]) -> list[ResourceProbe | None]:
+    """Return what was found of each of some resources; None where that is not known.
+
+    Resources of an array are in the order in which they were announced, but only those that have rows: the first rows
+    of one may come after those of another that was announced later. So its place says nothing, if it has a name.
+
+    Parameters
+    ----------
+    uids
+        Of the resources; empty for one without a name.
+    """
+    by_name = {probe.of: probe for probe in found if probe.of}
+
+    def known(place: int, uid: str) -> ResourceProbe | None:
+        if uid in by_name:
+            return by_name[uid]
+        in_its_place = found[place] if place < len(found) else None
+        return in_its_place if in_its_place is not None and not (uid and in_its_place.of) else None
+
+    return [known(place, uid) for place, uid in enumerate(uids)]
+
+
+def found_of(external: ExternalArray, observation: Observation | None) -> list[ResourceProbe | None]:
+    """Return what an observation found of each resource of an array; None where it did not look."""
+    return of_same_files(found_in(observation), [resource.uid for resource in external.resources])
+
+
 def present_map(external: ExternalArray, observation: Observation | None) -> FrameMap:
     """Return the frame map without the rows that were looked for and not found."""
     return as_found(external, observation).frame_map
@@ -97,13 +124,13 @@ def present_map(external: ExternalArray, observation: Observation | None) -> Fra
 
 def as_found(external: ExternalArray, observation: Observation | None) -> ExternalArray:
     """Return an array as its files have it: only rows that are not known to be missing, each in its place."""
-    found = found_in(observation)
-    if not found:
+    if not found_in(observation):
         return external
+    found = found_of(external, observation)
     external = external.with_lengths([_taken(probe) for probe in found])
     pieces: list[RowRun] = []
     for run in external.frame_map.row_runs:
-        probe = found[run.resource] if run.resource < len(found) else None
+        probe = found[run.resource]
         if probe is not None and probe.status == AWAITED:
             break  # what comes after it has its place when it is there
         pieces += _present(run, external.resources[run.resource].base, probe)
@@ -123,9 +150,9 @@ def found_array(node: Node, observation: Observation | None) -> tuple[int, Exter
     return worked_out
 
 
-def _taken(probe: ResourceProbe) -> int | None:
+def _taken(probe: ResourceProbe | None) -> int | None:
     """Return how many rows were written into a file, in so far as it tells."""
-    if probe.status != OK:
+    if probe is None or probe.status != OK:
         return None
     # Space at the end may have been made ready for more than were taken.
     last = max(probe.holes, default=(0, 0))

@@ -199,16 +199,17 @@ class Prober:
         watched = WatchedRoots(self._roots)
         try:
             if node.external is not None:
-                files = event_files(ExternalArray.from_bytes(node.external))
-                uris = [resource.uri for resource in files.resources]
-                with open_reader(files, watched) as reader:
+                external = ExternalArray.from_bytes(node.external)
+                uris, names = zip(*((each.uri, each.uid) for each in external.resources), strict=True)
+                with open_reader(event_files(external), watched) as reader:
                     found = list(reader.probe(growing=growing).resources)
             else:
-                uris = [source.assets[0].data_uri if len(source.assets) == 1 else ""]
+                uris, names = (source.assets[0].data_uri if len(source.assets) == 1 else "",), ("",)
                 structure = ArrayStructure.from_wire(node.structure)
                 with open_registered(source, structure, watched) as registered:
                     found = [_of_registered(registered.probe(growing=growing))]
-            return node, [_seen(probe, watched.opened.get(uri)) for probe, uri in zip(found, uris, strict=False)]
+            opened = [watched.opened.get(uri) for uri in uris]
+            return node, [_seen(*each) for each in zip(found, names, opened, strict=True)]
         except Unavailable:  # says nothing about the files
             raise
         except FlystoreError as error:
@@ -327,9 +328,9 @@ def _gone(node: Node) -> NotFound:
     return NotFound(f"No such entry: {list(node.path)}", path=list(node.path))
 
 
-def _seen(probe: ResourceProbe, fingerprint: tuple[int, ...] | None) -> ResourceProbe:
-    """Return what was found with the fingerprint of the file, also if it could be opened and made no sense."""
-    return probe if probe.fingerprint is not None else msgspec.structs.replace(probe, fingerprint=fingerprint)
+def _seen(probe: ResourceProbe, name: str, fingerprint: tuple[int, ...] | None) -> ResourceProbe:
+    """Return what was found, of what, with the file's fingerprint, also if it could be opened and made no sense."""
+    return msgspec.structs.replace(probe, of=name, fingerprint=probe.fingerprint or fingerprint)
 
 
 def _of_registered(probe: ArrayProbe) -> ResourceProbe:
