@@ -22,8 +22,9 @@ $(STOCK_READY): benchmarks/stock-constraints.txt
 demo: $(READY)  ## start the service, run a step scan and a flyscan, show what came out
 	$(BIN)/python examples/demo.py
 
+# Three at a time, also on two processors: tests wait for the processes that they start.
 test: $(READY)  ## all tests, with the same random choices each time
-	FLYSTORE_SEED=$${FLYSTORE_SEED-1} $(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile same-each-time
+	FLYSTORE_SEED=$${FLYSTORE_SEED-1} $(BIN)/python -m pytest -n 3 --dist loadfile --hypothesis-profile same-each-time
 
 truth-full: $(READY)  ## 5,000 generated runs with known truth; about twenty minutes
 	FLYSTORE_EXAMPLES=5000 $(BIN)/python -m pytest -n 2 --dist load --timeout 5400 tests/system/test_truth.py

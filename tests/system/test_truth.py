@@ -33,8 +33,8 @@ from flystore.testing.truth_files import files_of, half, steady_rows, write_file
 from flystore.testing.values import same
 from flystore.wire import InProcessTransport, api_path
 
-EXAMPLES = int(os.environ.get("FLYSTORE_EXAMPLES", "90"))
-QUICK = EXAMPLES <= 90
+EXAMPLES = int(os.environ.get("FLYSTORE_EXAMPLES", "60"))
+QUICK = EXAMPLES <= 60
 # The quick tier is the same runs every time: if it fails, the change at hand is to blame. The full one goes searching.
 SEED = int(os.environ.get("FLYSTORE_SEED", "1" if QUICK else str(secrets.randbelow(2**32))))
 
